@@ -1,0 +1,226 @@
+//! The two traits a WireGuard backend implements. Both take slices and `now`; neither reads a clock
+//! or does I/O.
+
+use std::{net::SocketAddr, time::Instant};
+
+use crate::{PresharedKey, PrivateKey, PublicKey};
+
+/// Length of a handshake initiation (WireGuard paper §5.4.2), bytes.
+pub const INITIATION_LEN: usize = 148;
+/// Length of a handshake response (§5.4.3), bytes.
+pub const RESPONSE_LEN: usize = 92;
+/// Length of a cookie reply (§5.4.7), bytes.
+pub const COOKIE_REPLY_LEN: usize = 64;
+/// What a data message adds to its plaintext (§5.4.6): 16 bytes of header, 16 of tag.
+pub const DATA_OVERHEAD: usize = 32;
+/// The longest message a session writes other than data.
+pub const MAX_CONTROL_LEN: usize = INITIATION_LEN;
+
+/// A peer's number inside one identity: 24 bits, carried in the high bits of every receiver index.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PeerIndex(u32);
+
+impl PeerIndex {
+    /// The largest index: 24 bits, since the low 8 bits of a receiver index rotate sessions.
+    pub const MAX: Self = Self((1 << 24) - 1);
+
+    /// `None` if `index` needs more than 24 bits.
+    pub const fn new(index: u32) -> Option<Self> {
+        if index <= Self::MAX.0 { Some(Self(index)) } else { None }
+    }
+
+    /// The peer that a wire receiver index names.
+    pub const fn from_receiver(receiver: u32) -> Self {
+        Self(receiver >> 8)
+    }
+
+    /// The plain number.
+    pub const fn get(self) -> u32 {
+        self.0
+    }
+}
+
+/// What a session with one peer needs to know.
+#[derive(Clone, Debug)]
+pub struct SessionConfig {
+    /// The peer's static public key.
+    pub peer: PublicKey,
+    /// Optional pre-shared key (§5.2).
+    pub preshared_key: Option<PresharedKey>,
+    /// Persistent keepalive interval in seconds; 0 is off.
+    pub keepalive: u16,
+    /// This peer's index.
+    pub index: PeerIndex,
+}
+
+/// Whom a datagram is for, decided before any session sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Classified {
+    /// A handshake initiation whose mac1 holds, from the peer with this static public key (decrypted,
+    /// not yet authenticated: only [`Session::open`] authenticates).
+    Initiation(PublicKey),
+    /// A handshake response (mac1 holds), a cookie reply or a data message for this peer.
+    ForPeer(PeerIndex),
+    /// We are under load: answer with these bytes instead (§5.4.7).
+    CookieReply([u8; COOKIE_REPLY_LEN]),
+}
+
+/// Why a datagram was refused. Each is a drop counter's name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Reject {
+    /// Not a WireGuard message: unknown type, reserved bytes set, or a wrong length.
+    #[error("not a WireGuard message")]
+    Malformed,
+    /// mac1 does not hold: the sender does not know our public key.
+    #[error("mac1 does not verify")]
+    BadMac,
+    /// The handshake does not decrypt or is not from this peer.
+    #[error("the handshake does not authenticate")]
+    BadHandshake,
+    /// No session has this receiver index, or none that still lives.
+    #[error("no session for this receiver index")]
+    NoSession,
+    /// The AEAD tag does not verify.
+    #[error("the message does not authenticate")]
+    BadTag,
+    /// The counter was seen already, is too old for the window, or is past the limit (§5.4.6).
+    #[error("a replayed or too old counter")]
+    Replay,
+    /// The handshake's timestamp is not newer than the last one (§5.1).
+    #[error("a replayed handshake")]
+    ReplayedHandshake,
+    /// The decrypted content is not an IP packet.
+    #[error("the content is not an IP packet")]
+    NotIp,
+    /// We are under load and could not answer with a cookie.
+    #[error("under load")]
+    UnderLoad,
+    /// `out` is too small. The caller's fault; nothing was consumed.
+    #[error("the output buffer is too small")]
+    SmallBuffer,
+}
+
+/// What opening a datagram gave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Opened {
+    /// `out[..len]` is an IP packet, already trimmed of padding to the length in its own header.
+    Packet {
+        /// Bytes of the packet.
+        len: usize,
+    },
+    /// An authenticated, empty message.
+    Keepalive,
+    /// `out[..len]` must be sent back to where the datagram came from: a handshake response, or the
+    /// keepalive that confirms a session we initiated.
+    Reply {
+        /// Bytes of the message.
+        len: usize,
+        /// True when this completed or began a session, so "latest handshake" moves.
+        handshake: bool,
+    },
+    /// A cookie was stored; nothing to send.
+    CookieStored,
+}
+
+/// Why a packet was not sealed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SealError {
+    /// There is no live session: initiate one and queue the packet.
+    #[error("no live session")]
+    NoSession,
+    /// `out` is not exactly `plaintext.len() + DATA_OVERHEAD` bytes. The caller's fault.
+    #[error("the output must be exactly {DATA_OVERHEAD} bytes longer than the packet")]
+    WrongLength,
+    /// The session has sent 2^64 − 2^13 − 1 messages (REJECT_AFTER_MESSAGES, §6.2).
+    #[error("the session has sent all the messages it may")]
+    Exhausted,
+}
+
+/// What a due timer wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum TimerAction {
+    /// Nothing to do now.
+    Idle,
+    /// `out[..len]` must be sent: a retried initiation, a rekey or a keepalive.
+    Send {
+        /// Bytes of the message.
+        len: usize,
+        /// True if it is a handshake initiation.
+        initiation: bool,
+    },
+    /// The handshake was given up (90 s without an answer) or the session is dead. Packets waiting for
+    /// it should be dropped; the next packet starts a new handshake.
+    Expired,
+}
+
+/// The local static identity: it tells which peer a datagram is for, and makes sessions.
+///
+/// One per private key; replaced as a whole when the key changes.
+pub trait Identity: Sized {
+    /// A session with one peer.
+    type Session: Session;
+
+    /// Builds the identity. `now` starts its clocks.
+    fn new(private_key: &PrivateKey, now: Instant) -> Self;
+
+    /// Our public key.
+    fn public_key(&self) -> PublicKey;
+
+    /// Tells whom a datagram is for: checks its form, then for handshakes mac1 and, under load, the
+    /// cookie of `from` (§5.3). Does no Diffie-Hellman unless mac1 holds.
+    ///
+    /// # Errors
+    /// The reason to count when the datagram is to be dropped.
+    fn classify(&mut self, datagram: &[u8], from: SocketAddr, now: Instant) -> Result<Classified, Reject>;
+
+    /// A session with no keys yet.
+    fn session(&mut self, config: SessionConfig, now: Instant) -> Self::Session;
+}
+
+/// A session with one peer: its handshakes, its keys, its timers.
+pub trait Session {
+    /// True when [`seal`](Self::seal) would not answer [`SealError::NoSession`].
+    fn is_live(&self) -> bool;
+
+    /// True when an initiation is out and unanswered.
+    fn is_initiating(&self) -> bool;
+
+    /// Encrypts `plaintext` (already padded, §5.4.6) into `out`, which is exactly
+    /// `plaintext.len() + DATA_OVERHEAD` bytes. An empty plaintext is a keepalive.
+    ///
+    /// # Errors
+    /// On any error `out`'s content is unspecified and no counter was used.
+    fn seal(&mut self, plaintext: &[u8], out: &mut [u8], now: Instant) -> Result<(), SealError>;
+
+    /// Writes a handshake initiation. `None` when one is already out and not yet due for a retry, so
+    /// callers may ask for every packet that finds no session.
+    fn initiate(&mut self, out: &mut [u8; INITIATION_LEN], now: Instant) -> Option<usize>;
+
+    /// Authenticates and decrypts a datagram that [`Identity::classify`] gave to this peer. `out` must
+    /// be at least as long as `datagram` and at least [`MAX_CONTROL_LEN`] bytes.
+    ///
+    /// # Errors
+    /// The reason to count when the datagram is to be dropped. Never panics, whatever the bytes.
+    fn open(
+        &mut self,
+        datagram: &[u8],
+        out: &mut [u8],
+        from: SocketAddr,
+        now: Instant,
+    ) -> Result<Opened, Reject>;
+
+    /// True when the session should be renewed because of its message count (REKEY_AFTER_MESSAGES).
+    fn wants_rekey(&self) -> bool;
+
+    /// Runs what is due. Call when [`poll_timeout`](Self::poll_timeout) has passed.
+    fn handle_timeout(&mut self, out: &mut [u8; MAX_CONTROL_LEN], now: Instant) -> TimerAction;
+
+    /// When to call [`handle_timeout`](Self::handle_timeout) next: a conservative deadline (early is
+    /// fine, late is not), `None` when nothing is pending.
+    fn poll_timeout(&self) -> Option<Instant>;
+}

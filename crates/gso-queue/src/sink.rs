@@ -1,0 +1,96 @@
+//! The one outgoing path: every datagram, data and handshake alike, is appended to a [`DatagramSink`].
+
+use std::net::{IpAddr, SocketAddr};
+
+/// The two ECN bits of an IP header (RFC 3168 §5), in their wire values.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Ecn {
+    /// Not ECN-capable.
+    #[default]
+    NotEct = 0b00,
+    /// ECN-capable, codepoint 1.
+    Ect1 = 0b01,
+    /// ECN-capable, codepoint 0.
+    Ect0 = 0b10,
+    /// Congestion experienced.
+    Ce = 0b11,
+}
+
+impl Ecn {
+    /// The codepoint in the low two bits of a TOS or traffic-class byte.
+    pub const fn from_bits(tos: u8) -> Self {
+        match tos & 0b11 {
+            0b01 => Self::Ect1,
+            0b10 => Self::Ect0,
+            0b11 => Self::Ce,
+            _ => Self::NotEct,
+        }
+    }
+}
+
+/// Where a datagram goes, and everything about its outer header that must agree before two datagrams
+/// may share one GSO send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Destination {
+    /// The peer's endpoint.
+    pub remote: SocketAddr,
+    /// The local source address to send from, when the path is pinned to one ("sticky" source).
+    pub local: Option<IpAddr>,
+    /// ECN bits of the outer header.
+    pub ecn: Ecn,
+}
+
+impl Destination {
+    /// A destination with no pinned source and no ECN.
+    pub const fn new(remote: SocketAddr) -> Self {
+        Self { remote, local: None, ecn: Ecn::NotEct }
+    }
+}
+
+/// Why [`DatagramSink::append`] appended nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum AppendError<E> {
+    /// The sink is at its memory bound: flush it, then append again. `fill` was not called.
+    #[error("the sink is full: flush it first")]
+    Full,
+    /// No UDP datagram is this long on this address family. `fill` was not called.
+    #[error("a datagram of {0} bytes is longer than UDP allows")]
+    TooLong(usize),
+    /// `fill` failed; the sink is as it was before the call.
+    #[error("the datagram could not be written")]
+    Fill(#[source] E),
+}
+
+/// Takes outgoing datagrams, in order.
+///
+/// Order is sacred per destination and free across destinations.
+pub trait DatagramSink {
+    /// Appends one datagram of exactly `len` bytes (≥ 1), written in place by `fill`, whose slice is
+    /// `len` bytes of unspecified content.
+    ///
+    /// # Errors
+    /// On any error nothing was appended.
+    fn append<E>(
+        &mut self,
+        to: Destination,
+        len: usize,
+        fill: impl FnOnce(&mut [u8]) -> Result<(), E>,
+    ) -> Result<(), AppendError<E>>;
+}
+
+/// The plainest sink, for tests and for transports that want owned datagrams.
+impl DatagramSink for Vec<(Destination, Vec<u8>)> {
+    fn append<E>(
+        &mut self,
+        to: Destination,
+        len: usize,
+        fill: impl FnOnce(&mut [u8]) -> Result<(), E>,
+    ) -> Result<(), AppendError<E>> {
+        let mut datagram = vec![0; len];
+        fill(&mut datagram).map_err(AppendError::Fill)?;
+        self.push((to, datagram));
+        Ok(())
+    }
+}

@@ -1,0 +1,63 @@
+//! How the runtime is set up, and how it is spoken to while it runs.
+
+use tunnel_core::TunnelUpdate;
+
+/// How TUN I/O, sealing and UDP I/O share threads. A measured choice: see docs/threads.md.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Arrangement {
+    /// [`Self::Inline`] on machines with few cores, [`Self::TunThreads`] otherwise.
+    #[default]
+    Auto,
+    /// One loop reads the TUN, seals, sends, receives, opens and writes: run to completion.
+    Inline,
+    /// The seed's arrangement: a thread of its own reads the TUN and another writes it, with a bounded
+    /// batching channel between them and the event loop.
+    TunThreads,
+}
+
+/// Start-up settings; every fast path has its switch.
+#[derive(Clone, Debug)]
+pub struct RuntimeConfig {
+    /// Frames taken from the TUN per tick (the seed's 50).
+    pub batch: usize,
+    /// Threads.
+    pub arrangement: Arrangement,
+    /// Send batches with `UDP_SEGMENT`.
+    pub udp_gso: bool,
+    /// Receive batches with `UDP_GRO`.
+    pub udp_gro: bool,
+    /// Coalesce what goes to the TUN into super-packets, where the device takes them.
+    pub tun_coalesce: bool,
+    /// Initial UDP port, 0 for any.
+    pub listen_port: u16,
+    /// Initial SO_MARK, 0 for none.
+    pub fwmark: u32,
+    /// Inner MTU, bytes.
+    pub mtu: usize,
+}
+
+impl Default for RuntimeConfig {
+    fn default() -> Self {
+        Self {
+            batch: 50,
+            arrangement: Arrangement::Auto,
+            udp_gso: true,
+            udp_gro: true,
+            tun_coalesce: true,
+            listen_port: 0,
+            fwmark: 0,
+            mtu: 1420,
+        }
+    }
+}
+
+/// A whole device update, as the UAPI gives it.
+#[derive(Clone, Debug, Default)]
+pub struct DeviceUpdate {
+    /// Rebind to this UDP port (0: any).
+    pub listen_port: Option<u16>,
+    /// Set SO_MARK on the live sockets (0 clears).
+    pub fwmark: Option<u32>,
+    /// The tunnel's own part.
+    pub tunnel: TunnelUpdate,
+}

@@ -1,0 +1,84 @@
+//! What a tunnel can be told: the whole of WireGuard's configuration, as one validated update.
+
+use std::{net::SocketAddr, time::Instant};
+
+use encrypt::{PresharedKey, PrivateKey, PublicKey};
+use ipnet::IpNet;
+
+/// A change to a tunnel, applied whole or not at all. Fields left `None` stay as they are.
+#[derive(Clone, Debug, Default)]
+pub struct TunnelUpdate {
+    /// `Some(None)` clears the private key.
+    pub private_key: Option<Option<PrivateKey>>,
+    /// Remove every peer that is not in `peers`, before `peers` is applied.
+    pub replace_peers: bool,
+    /// Changes to peers, applied in order.
+    pub peers: Vec<PeerUpdate>,
+}
+
+/// A change to one peer; creates it unless `update_only` or `remove`.
+#[derive(Clone, Debug)]
+pub struct PeerUpdate {
+    /// Which peer.
+    pub public_key: PublicKey,
+    /// Remove it.
+    pub remove: bool,
+    /// Ignore this update if there is no such peer.
+    pub update_only: bool,
+    /// `Some(None)` clears the pre-shared key.
+    pub preshared_key: Option<Option<PresharedKey>>,
+    /// Where to send to, until the peer roams.
+    pub endpoint: Option<SocketAddr>,
+    /// Seconds; 0 is off. Turning it on sends one at once.
+    pub persistent_keepalive: Option<u16>,
+    /// Drop the peer's allowed IPs before `allowed_ips` is applied.
+    pub replace_allowed_ips: bool,
+    /// Changes to the peer's allowed IPs, in order. A prefix given to one peer leaves its old one.
+    pub allowed_ips: Vec<AllowedIpUpdate>,
+}
+
+impl PeerUpdate {
+    /// An update of this peer that changes nothing yet.
+    pub const fn new(public_key: PublicKey) -> Self {
+        Self {
+            public_key,
+            remove: false,
+            update_only: false,
+            preshared_key: None,
+            endpoint: None,
+            persistent_keepalive: None,
+            replace_allowed_ips: false,
+            allowed_ips: Vec::new(),
+        }
+    }
+}
+
+/// One change to a peer's allowed IPs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AllowedIpUpdate {
+    /// Give the prefix to this peer.
+    Add(IpNet),
+    /// Take the prefix from this peer, if it has it.
+    Remove(IpNet),
+}
+
+/// A peer as it is now.
+#[derive(Clone, Debug)]
+pub struct PeerStatus {
+    /// Static public key.
+    pub public_key: PublicKey,
+    /// Pre-shared key, if any.
+    pub preshared_key: Option<PresharedKey>,
+    /// Where it was last heard from, or was configured to be.
+    pub endpoint: Option<SocketAddr>,
+    /// Seconds; 0 is off.
+    pub persistent_keepalive: u16,
+    /// Sorted.
+    pub allowed_ips: Vec<IpNet>,
+    /// When the newest session was agreed.
+    pub last_handshake: Option<Instant>,
+    /// Bytes of UDP payload sent to it, handshakes included.
+    pub tx_bytes: u64,
+    /// Bytes of authenticated UDP payload received from it.
+    pub rx_bytes: u64,
+}

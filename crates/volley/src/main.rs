@@ -1,0 +1,2 @@
+//! The Volley daemon.
+fn main() {}
