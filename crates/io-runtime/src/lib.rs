@@ -1,5 +1,16 @@
 #![doc = include_str!("../README.md")]
 
+pub mod clock;
 mod config;
+mod counters;
+mod error;
+mod handle;
+mod runtime;
+mod status;
 
 pub use config::{Arrangement, DeviceUpdate, RuntimeConfig};
+pub use counters::{Drops, Histogram, IoCounters, Traffic};
+pub use error::{Error, Stopped, UpdateError};
+pub use handle::Handle;
+pub use runtime::spawn;
+pub use status::{DeviceStatus, Feature, Features};
