@@ -5,8 +5,10 @@ mod config;
 mod counters;
 mod error;
 mod handle;
+mod kernel;
 mod runtime;
 mod status;
+mod udp;
 
 pub use config::{Arrangement, DeviceUpdate, RuntimeConfig};
 pub use counters::{Drops, Histogram, IoCounters, Traffic};

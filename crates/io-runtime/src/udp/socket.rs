@@ -24,7 +24,7 @@ const GSO_SEGMENTS_EVERYWHERE: usize = 64;
 const GSO_SEGMENTS_NEWER: usize = 128;
 
 /// Sends one [`Transmit`], or says why not. The seam between the failure rules and the kernel.
-pub trait DatagramSocket {
+pub(crate) trait DatagramSocket {
     /// One attempt to send. Either all of it leaves or nothing does.
     ///
     /// # Errors

@@ -1,0 +1,3 @@
+//! The UDP side.
+
+pub(crate) mod socket;
