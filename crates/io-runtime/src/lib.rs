@@ -1,4 +1,5 @@
 #![doc = include_str!("../README.md")]
+#![deny(unsafe_code)] // allowed in udp/sys.rs alone
 
 pub mod clock;
 mod config;

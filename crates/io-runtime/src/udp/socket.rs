@@ -10,6 +10,8 @@ use nix::sys::socket::{setsockopt, sockopt};
 use quinn_udp::{RecvMeta, Transmit, UdpSockRef, UdpSocketState};
 use socket2::{Domain, Protocol, Socket, Type};
 
+use super::sys;
+
 /// Kernel receive buffer asked for, bytes. 4 MiB are 30 ms of 1 Gbit/s: they bridge the time another
 /// process has the core. The kernel charges them only while datagrams wait.
 const RECV_BUFFER: usize = 4 << 20;
@@ -89,6 +91,9 @@ impl UdpSocket {
         }
         if !gro && let Err(error) = setsockopt(&socket, sockopt::UdpGroSegment, &false) {
             tracing::debug!(%error, "cannot switch UDP_GRO off");
+        }
+        if let Err(error) = sys::allow_fragments(&socket, family == Family::V6) {
+            tracing::debug!(%error, "cannot allow fragments");
         }
         let gso = state.max_gso_segments() > 1;
         Ok(Self { socket, state, family, gso })
