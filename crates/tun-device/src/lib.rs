@@ -7,4 +7,4 @@ mod linux;
 
 pub use device::{MAX_FRAME_LEN, Offloads, TunDevice, VNET_HEADER_LEN};
 pub use error::Error;
-pub use linux::{LinuxTun, TunOptions, check_interface_name};
+pub use linux::{LinuxTun, TunOptions, check_interface_name, inherited_fd};

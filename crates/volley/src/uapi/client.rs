@@ -108,7 +108,7 @@ impl DeviceReader {
         let Some(peer) = self.device.peers.last_mut() else {
             match key {
                 "private_key" => {
-                    self.device.private_key = set_key(value)?.map(|key| PrivateKey::from_bytes(*key))
+                    self.device.private_key = set_key(value)?.map(|key| PrivateKey::from_bytes(*key));
                 }
                 "listen_port" => self.device.listen_port = value.parse().ok()?,
                 "fwmark" => self.device.fwmark = value.parse().ok()?,
@@ -121,7 +121,7 @@ impl DeviceReader {
             "preshared_key" => peer.preshared_key = set_key(value)?.map(|key| PresharedKey::from_bytes(*key)),
             "endpoint" => peer.endpoint = Some(value.parse().ok()?),
             "last_handshake_time_sec" => {
-                *handshake = Duration::new(value.parse().ok()?, handshake.subsec_nanos())
+                *handshake = Duration::new(value.parse().ok()?, handshake.subsec_nanos());
             }
             "last_handshake_time_nsec" => {
                 let nanos = value.parse().ok().filter(|nanos| *nanos < 1_000_000_000)?;

@@ -191,7 +191,7 @@ impl Socket {
     pub async fn deleted(&self) -> io::Result<()> {
         let Some(file) = &self.file else { return std::future::pending().await };
         let watch = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
-        let directory = file.path.parent().unwrap_or(Path::new("/"));
+        let directory = file.path.parent().unwrap_or_else(|| Path::new("/"));
         let events = AddWatchFlags::IN_DELETE
             | AddWatchFlags::IN_MOVED_FROM
             | AddWatchFlags::IN_MOVED_TO
@@ -203,7 +203,7 @@ impl Socket {
         let mut events = [0; 4_096];
         while file.is_in_place() {
             // Which events they are does not matter: the file is looked at again.
-            watch.read(&mut events).await?;
+            let _length = watch.read(&mut events).await?;
         }
         Ok(())
     }
