@@ -113,6 +113,8 @@ counters! {
         sources_unpinned,
         /// `recvmmsg` calls, empty ones included.
         udp_recv_calls,
+        /// Of these, calls that failed otherwise than by being empty.
+        udp_recv_errors,
         /// Datagrams received, after splitting GRO buffers.
         udp_datagrams_received,
         /// Their bytes, UDP payload.
