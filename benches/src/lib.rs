@@ -2,13 +2,19 @@
 //!
 //! `cargo bench -p benches` runs them all; `cargo bench -p benches --bench queue` one of them.
 
+mod frames;
+mod pair;
+
 use std::time::Duration;
 
 use criterion::Criterion;
 use gso_queue::Destination;
 
-/// UDP payload of a full data message at the default inner MTU of 1,420 bytes: 32 bytes more.
-pub const FULL_DATAGRAM: usize = 1452;
+pub use frames::{FULL_PACKET, FULL_TRAIN, tcp_frame, tcp_packet};
+pub use pair::{Pair, Side};
+
+/// UDP payload of a full data message at the default inner MTU.
+pub const FULL_DATAGRAM: usize = FULL_PACKET + encrypt::DATA_OVERHEAD;
 
 /// Full datagrams that fit into one GSO send over IPv4.
 pub const FULL_BATCH: usize = gso_queue::MAX_PAYLOAD_V4 / FULL_DATAGRAM;
