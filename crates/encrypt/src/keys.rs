@@ -50,6 +50,14 @@ impl PrivateKey {
     }
 }
 
+impl PrivateKey {
+    /// The public key that belongs to it.
+    pub fn public_key(&self) -> PublicKey {
+        let secret = boringtun::x25519::StaticSecret::from(self.0);
+        PublicKey(boringtun::x25519::PublicKey::from(&secret).to_bytes())
+    }
+}
+
 impl fmt::Debug for PrivateKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("PrivateKey(…)")

@@ -217,6 +217,10 @@ pub trait Session {
     /// True when the session should be renewed because of its message count (REKEY_AFTER_MESSAGES).
     fn wants_rekey(&self) -> bool;
 
+    /// Changes the persistent keepalive interval, in seconds; 0 is off. Sessions and handshakes stay as
+    /// they are. Turning it on makes one due at once, as does [`SessionConfig::keepalive`] in a new session.
+    fn set_keepalive(&mut self, seconds: u16, now: Instant);
+
     /// Runs what is due. Call when [`poll_timeout`](Self::poll_timeout) has passed.
     fn handle_timeout(&mut self, out: &mut [u8; MAX_CONTROL_LEN], now: Instant) -> TimerAction;
 
