@@ -361,7 +361,6 @@ fn differing_headers_are_not_merged() {
         Spec { flags_and_offset: 0, ..next.clone() },
         Spec { tcp_options: vec![1, 1, 8, 10, 0, 0, 0, 9, 0, 0, 0, 2], ..next.clone() },
         Spec { tcp_options: Vec::new(), ..next.clone() },
-        Spec { id: 9, ..next.clone() },
         Spec { sequence: next.sequence.wrapping_add(1), ..next.clone() },
     ];
     for b in differing {
@@ -371,14 +370,17 @@ fn differing_headers_are_not_merged() {
 }
 
 #[test]
-fn constant_identifications_merge_only_with_dont_fragment() {
-    let with_df = Spec { id: 0, ..Spec::udp() }.payload(0, 300);
+fn identifications_must_run_on_unless_nobody_reads_them() {
+    let with_df = Spec { id: 7, ..Spec::udp() }.payload(0, 300);
     let without = Spec { flags_and_offset: 0, ..with_df.clone() };
     let repeat = |first: &Spec| {
-        vec![first.clone(), Spec { id: 0, ..first.next(300) }, Spec { id: 0, ..first.next(300) }]
+        vec![first.clone(), Spec { id: 7, ..first.next(300) }, Spec { id: 7, ..first.next(300) }]
     };
+    let run_on = |first: &Spec| vec![first.clone(), first.next(300), first.next(300).next(300)];
     assert_eq!(shape(&repeat(&with_df)), [3]);
+    assert_eq!(shape(&run_on(&with_df)), [3]);
     assert_eq!(shape(&repeat(&without)), [1, 1, 1]);
+    assert_eq!(shape(&run_on(&without)), [3]);
 }
 
 #[test]
@@ -396,6 +398,26 @@ fn a_corrupted_packet_stays_corrupted_and_alone() {
     let sink = coalesce(CoalesceConfig::default(), &packets);
     assert_eq!(sink.split(), packets);
     assert_eq!(sink.frames.len(), 4);
+}
+
+/// A checksum of zero has a second form, all ones, which verifies just as well but which no splitting would
+/// write (RFC 1071 §2; UDP has only this one).
+#[test]
+fn a_checksum_in_its_unusual_form_is_kept() {
+    let base = Spec { id: 0, ack: 0, flags_and_offset: 0, ..Spec::tcp() }.payload(0, 300);
+    let checksum_at =
+        |spec: &Spec, at: usize| u16::from_be_bytes(spec.build()[at..at + 2].try_into().unwrap());
+    // Adding the checksum to the summed words makes it zero.
+    let zero_header = Spec { id: checksum_at(&base, 10), ..base.clone() };
+    let zero_tcp = Spec { ack: checksum_at(&base, 36).into(), ..base.clone() };
+    for (spec, at) in [(zero_header, 10), (zero_tcp, 36)] {
+        assert_eq!(checksum_at(&spec, at), 0);
+        let mut packets = vec![spec.build(), spec.next(300).build()];
+        assert_eq!(coalesce(CoalesceConfig::default(), &packets).frames.len(), 1);
+        packets[0][at..at + 2].fill(0xff);
+        assert_valid(&packets[0]);
+        assert_eq!(coalesce(CoalesceConfig::default(), &packets).split(), packets);
+    }
 }
 
 #[test]

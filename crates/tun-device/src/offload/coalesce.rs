@@ -81,8 +81,8 @@ pub struct Full;
 /// * Packets of one flow leave in the order in which they were committed. Flows may overtake each other
 ///   within one flush.
 /// * Only segments whose checksums verify are merged, and only if [`Segments`](super::Segments) gives back
-///   the very packets; all else leaves as it came. (One exception: IPv4 identifications of packets with DF
-///   set that repeat one number. Nobody may read those, RFC 6864 §4.1.)
+///   the very packets; all else leaves as it came. (One exception: the IPv4 identifications of packets
+///   with DF set, which nobody may read, RFC 6864 §4.1, come back numbered one after the other.)
 /// * Memory is fixed when it is made.
 #[derive(Debug)]
 pub struct Coalescer {
@@ -309,7 +309,6 @@ impl Coalescer {
             Protocol::Tcp => self.config.tso = false,
             Protocol::Udp => self.config.uso = false,
         }
-        self.flows.retain(|open| open.key.protocol() != protocol);
     }
 
     fn replay_front(&mut self, write: &mut impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {

@@ -28,20 +28,9 @@ pub(super) struct Run {
     pub(super) segments: usize,
     /// The sequence number that may follow (TCP).
     next_sequence: u32,
-    ids: Identifications,
     /// The last one was pushed or short: nothing may follow.
     complete: bool,
     pushed: bool,
-}
-
-/// How IPv4 identifications run on. Splitting numbers packets consecutively. Packets that must not be
-/// fragmented may repeat one, since nobody reads it (RFC 6864 §4.1): splitting such a run gives each packet
-/// its own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Identifications {
-    Undecided,
-    Consecutive,
-    Constant,
 }
 
 /// The longest packet that a frame holds (IPv4's total length is 16 bits).
@@ -71,7 +60,6 @@ impl Run {
         Self {
             segments: 1,
             next_sequence: first.sequence.wrapping_add(first.payload_len as u32),
-            ids: Identifications::Undecided,
             complete: first.push,
             pushed: first.push,
             first,
@@ -88,7 +76,6 @@ impl Run {
         len: usize,
         max_segments: usize,
     ) -> Option<usize> {
-        let ids = self.ids_with(segment, frame);
         let new_len = len + segment.payload_len;
         let open = !self.complete && self.segments < max_segments;
         let same_layout = segment.header_len == self.first.header_len;
@@ -97,13 +84,12 @@ impl Run {
             Protocol::Tcp => segment.sequence == self.next_sequence,
             Protocol::Udp => true,
         };
-        let allowed = open && same_layout && fits && follows;
-        if !allowed || ids.is_none() || !flow::same_headers(frame, packet, segment) {
+        let allowed = open && same_layout && fits && follows && self.identification_follows(segment, frame);
+        if !allowed || !flow::same_headers(frame, packet, segment) {
             return None;
         }
         let payload = packet.get(segment.header_len..)?;
         frame.get_mut(len..new_len)?.copy_from_slice(payload);
-        self.ids = ids?;
         self.segments += 1;
         self.next_sequence = self.next_sequence.wrapping_add(segment.payload_len as u32);
         self.pushed |= segment.push;
@@ -111,21 +97,15 @@ impl Run {
         Some(new_len)
     }
 
-    /// How identifications run on with this segment; `None` if they do not.
-    fn ids_with(&self, segment: &Segment, frame: &[u8]) -> Option<Identifications> {
-        if segment.key.version() == Version::V6 {
-            return Some(Identifications::Undecided);
-        }
-        let consecutive = segment.id == self.first.id.wrapping_add(self.segments as u16);
-        let constant = segment.id == self.first.id && ip::has_only_dont_fragment(frame);
-        match self.ids {
-            Identifications::Undecided | Identifications::Consecutive if consecutive => {
-                Some(Identifications::Consecutive)
+    /// Splitting numbers IPv4 packets consecutively. That changes nothing for packets that were numbered so,
+    /// nor for packets that must not be fragmented: nobody reads their identification (RFC 6864 §4.1).
+    fn identification_follows(&self, segment: &Segment, frame: &[u8]) -> bool {
+        match segment.key.version() {
+            Version::V4 => {
+                let next = self.first.id.wrapping_add(self.segments as u16);
+                segment.id == next || ip::has_only_dont_fragment(frame)
             }
-            Identifications::Undecided | Identifications::Constant if constant => {
-                Some(Identifications::Constant)
-            }
-            _ => None,
+            Version::V6 => true,
         }
     }
 

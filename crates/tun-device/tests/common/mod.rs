@@ -233,10 +233,12 @@ pub(crate) fn addresses(packet: &[u8]) -> (IpAddr, IpAddr) {
     }
 }
 
-/// A packet as it compares when IPv4 identifications mean nothing (DF set, RFC 6864): without them.
+/// A packet as it compares when IPv4 identifications mean nothing (DF set, RFC 6864): without them, and
+/// without the header checksum if it holds.
 pub(crate) fn without_atomic_id(packet: &[u8]) -> Vec<u8> {
     let mut packet = packet.to_vec();
-    if packet.len() >= 20 && packet[0] >> 4 == 4 && packet[6] & 0x40 != 0 {
+    let is_plain = packet.len() >= 20 && packet[0] == 0x45 && ones_complement(&packet[..20]) == 0xffff;
+    if is_plain && packet[6] & 0x40 != 0 {
         packet[4..6].fill(0);
         packet[10..12].fill(0);
     }
