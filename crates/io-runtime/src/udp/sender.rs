@@ -146,7 +146,11 @@ impl<S: DatagramSocket> Sender<S> {
                 queue.recycle(batch);
                 continue;
             };
-            lane.current = Some(InFlight::new(batch, rules, cx.now));
+            let flight = InFlight::new(batch, rules, cx.now);
+            if let Mode::Gso { probe: true } = flight.mode {
+                cx.counters.traffic.gso_probes += 1;
+            }
+            lane.current = Some(flight);
             lane.resume(queue, rules, &mut cx);
         }
     }
@@ -383,3 +387,6 @@ const fn ecn_codepoint(ecn: Ecn) -> Option<EcnCodepoint> {
         Ecn::Ce => Some(EcnCodepoint::Ce),
     }
 }
+
+#[cfg(test)]
+mod tests;
