@@ -47,6 +47,7 @@ pub trait TunDevice: Send + Sync + 'static {
     ///
     /// # Errors
     /// `WouldBlock`; `InvalidInput` (EINVAL) when the kernel refuses this kind of super-packet;
-    /// `UnexpectedEof` once the device is gone for good. Nothing was written then.
+    /// `NetworkDown` while the interface is down (drop the frame, the device lives); `UnexpectedEof` once it
+    /// is gone for good. Nothing was written then.
     fn send(&self, frame: &[u8]) -> io::Result<()>;
 }
