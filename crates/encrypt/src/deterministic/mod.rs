@@ -154,8 +154,8 @@ impl InsecureSession {
             keys.responder,
             keys.initiator,
         );
-        self.timers.received(Content::Empty, now);
-        self.timers.sent(Content::Empty, now);
+        self.timers.received(Content::Handshake, now);
+        self.timers.sent(Content::Handshake, now);
         Ok(Opened::Reply { len: RESPONSE_LEN, handshake: true })
     }
 
@@ -166,7 +166,7 @@ impl InsecureSession {
         self.store(response.receiver, response.sender, birth, keys.initiator, keys.responder);
         self.current = response.receiver;
         self.timers.session_confirmed(birth);
-        self.timers.received(Content::Empty, now);
+        self.timers.received(Content::Handshake, now);
         // The first message confirms the keys to the responder.
         let confirmation = &mut out[..DATA_OVERHEAD];
         self.seal(&[], confirmation, now).map_err(|_| Reject::NoSession)?;
@@ -205,7 +205,7 @@ impl InsecureSession {
             self.timers.session_confirmed(birth);
         }
         let packet = packet_len(plaintext);
-        self.timers.received(if packet.is_some() { Content::Data } else { Content::Empty }, now);
+        self.timers.received(if packet.is_some() { Content::Packet } else { Content::Keepalive }, now);
         match packet {
             Some(len) => Ok(Opened::Packet { len }),
             None if len == 0 => Ok(Opened::Keepalive),
@@ -250,7 +250,7 @@ impl Session for InsecureSession {
         body.copy_from_slice(plaintext);
         tag.copy_from_slice(&checksum(&[&slot.send, &counter.to_le_bytes(), plaintext]));
         scramble(&slot.send, counter, body);
-        self.timers.sent(if plaintext.is_empty() { Content::Empty } else { Content::Data }, now);
+        self.timers.sent(if plaintext.is_empty() { Content::Keepalive } else { Content::Packet }, now);
         Ok(())
     }
 
