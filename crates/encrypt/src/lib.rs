@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
+pub mod boring;
 pub mod deterministic;
 mod ip;
 mod keys;

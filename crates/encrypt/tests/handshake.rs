@@ -12,6 +12,7 @@ macro_rules! all {
 }
 
 all!(deterministic, encrypt::deterministic::InsecureIdentity);
+all!(boring, encrypt::boring::BoringIdentity);
 
 fn packets_flow_both_ways_after_a_handshake<I: Identity>() {
     let mut pair = Pair::<I>::new();
