@@ -70,13 +70,17 @@ counters! {
         udp_refused,
         /// Datagrams for an address family we have no socket for.
         udp_no_socket,
-        /// Datagrams that never left because the data plane ended first.
-        udp_unsent_at_end,
         /// Frames from the TUN that are not packets, or do not match their virtio-net header.
         tun_malformed,
-        /// Packets the TUN refused (interface down, out of memory).
+        /// Frames that could not be read from the TUN.
+        tun_unreadable,
+        /// Packets from the TUN that found the UDP side full, although the loop stops reading in time.
+        tun_overrun,
+        /// Frames for the TUN while the interface was down.
+        tun_down,
+        /// Frames the TUN refused for another reason.
         tun_refused,
-        /// Packets that found the TUN's queue full.
+        /// Datagrams that came while the TUN took nothing more.
         tun_full,
     }
 }
@@ -115,14 +119,20 @@ counters! {
         udp_bytes_received,
         /// TUN reads, empty ones included.
         tun_reads,
+        /// Frames read.
+        tun_frames_read,
         /// Packets read, after segmenting super-packets.
         tun_packets_read,
         /// Bytes of the frames read, virtio-net headers excluded.
         tun_bytes_read,
         /// TUN writes.
         tun_writes,
-        /// Packets written, before coalescing.
+        /// Packets for the TUN, before coalescing.
         tun_packets_written,
+        /// Super-packets written.
+        tun_super_frames_written,
+        /// Super-packets the kernel refused, written again packet by packet.
+        tun_frames_replayed,
         /// Bytes of the frames written, virtio-net headers excluded.
         tun_bytes_written,
         /// Turns of the drive loop.
