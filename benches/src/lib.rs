@@ -11,7 +11,7 @@ use std::time::Duration;
 use criterion::Criterion;
 use gso_queue::Destination;
 
-pub use frames::{FULL_PACKET, FULL_TRAIN, tcp_frame, tcp_packet};
+pub use frames::{FULL_PACKET, FULL_TRAIN, tcp_frame, tcp_packet, turned_around};
 pub use pair::{Pair, Side};
 pub use sessions::connected_sessions;
 
