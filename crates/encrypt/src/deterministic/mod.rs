@@ -14,7 +14,7 @@ use std::{net::SocketAddr, time::Instant};
 
 use self::{
     cipher::{ReplayWindow, Word, checksum, scramble},
-    handshake::{Initiation, Local, Response},
+    handshake::{Initiation, Local, Macs, Response},
 };
 use crate::{
     COOKIE_REPLY_LEN, Classified, DATA_OVERHEAD, INITIATION_LEN, Identity, MAX_CONTROL_LEN, Opened,
@@ -48,9 +48,7 @@ impl InsecureIdentity {
         from: SocketAddr,
     ) -> Result<Option<Classified>, Reject> {
         let macs = handshake::macs(datagram);
-        if macs.mac1 != handshake::mac1(&self.public, macs.before_mac1) {
-            return Err(Reject::BadMac);
-        }
+        check_mac1(&self.public, &macs)?;
         let cookie = checksum(&[b"cookie", self.public.as_bytes(), from.ip().to_string().as_bytes()]);
         let proven = macs.mac2 == handshake::mac2(&cookie, macs.before_mac2);
         let reply = (self.under_load && !proven).then(|| {
@@ -142,6 +140,7 @@ impl InsecureSession {
     }
 
     fn open_initiation(&mut self, datagram: &[u8], out: &mut [u8], now: Instant) -> Result<Opened, Reject> {
+        check_mac1(&self.local.public, &handshake::macs(datagram))?;
         let initiation = Initiation::read(datagram, &self.local.public).ok_or(Reject::BadHandshake)?;
         self.local.accept(&initiation)?;
         let index = self.local.next_index();
@@ -160,6 +159,7 @@ impl InsecureSession {
     }
 
     fn open_response(&mut self, datagram: &[u8], out: &mut [u8], now: Instant) -> Result<Opened, Reject> {
+        check_mac1(&self.local.public, &handshake::macs(datagram))?;
         let response = Response::read(datagram);
         let keys = self.local.complete(&response)?;
         let birth = Birth { at: now, initiator: true };
@@ -320,6 +320,10 @@ impl Session for InsecureSession {
     fn poll_timeout(&self) -> Option<Instant> {
         self.timers.poll_timeout()
     }
+}
+
+fn check_mac1(ours: &PublicKey, macs: &Macs<'_>) -> Result<(), Reject> {
+    if macs.mac1 == handshake::mac1(ours, macs.before_mac1) { Ok(()) } else { Err(Reject::BadMac) }
 }
 
 const fn slot_of(index: u32) -> usize {
