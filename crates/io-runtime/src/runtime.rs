@@ -31,7 +31,7 @@ const CORES_FOR_TUN_THREADS: usize = 4;
 /// # Errors
 /// [`Error`] when the sockets, the event loop or the threads cannot be made; nothing is left behind then.
 pub fn spawn<D: TunDevice + AsFd>(device: D, config: RuntimeConfig) -> Result<Handle, Error> {
-    spawn_with::<encrypt::deterministic::InsecureIdentity, D>(device, config)
+    spawn_with::<encrypt::boring::BoringIdentity, D>(device, config)
 }
 
 /// [`spawn`] with another crypto backend.
