@@ -338,7 +338,9 @@ fn is_backed_up(queue: &GsoQueue) -> bool {
 
 impl Wakers {
     fn new(sockets: &Sockets) -> io::Result<Self> {
-        let lane = |socket: &UdpSocket| Ok::<_, io::Error>(Lane { readable: Readable::new(socket)?, writable: None });
+        let lane = |socket: &UdpSocket| {
+            Ok::<_, io::Error>(Lane { readable: Readable::new(socket)?, writable: None })
+        };
         Ok(Self { v4: lane(&sockets.v4)?, v6: sockets.v6.as_ref().map(lane).transpose()?, timer: None })
     }
 

@@ -67,7 +67,8 @@ fn packets_cross_in_order_and_unchanged_with_every_switch_on_and_off() {
 #[test]
 fn packets_cross_over_ipv6() {
     run(async {
-        let pair = Pair::start_over(RuntimeConfig::default(), Offloads::ALL, Ipv6Addr::LOCALHOST.into()).await;
+        let pair =
+            Pair::start_over(RuntimeConfig::default(), Offloads::ALL, Ipv6Addr::LOCALHOST.into()).await;
         exchange(&pair.a, &pair.b, PACKETS);
         exchange(&pair.b, &pair.a, PACKETS);
         pair.finish().await;
