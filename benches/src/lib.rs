@@ -4,6 +4,7 @@
 
 mod frames;
 mod pair;
+mod sessions;
 
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use gso_queue::Destination;
 
 pub use frames::{FULL_PACKET, FULL_TRAIN, tcp_frame, tcp_packet};
 pub use pair::{Pair, Side};
+pub use sessions::connected_sessions;
 
 /// UDP payload of a full data message at the default inner MTU.
 pub const FULL_DATAGRAM: usize = FULL_PACKET + encrypt::DATA_OVERHEAD;
