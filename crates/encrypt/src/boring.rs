@@ -237,7 +237,7 @@ impl BoringSession {
         if pending.is_initiation() {
             self.timers.initiation_sent(pending.jitter(), now);
         } else {
-            self.timers.sent(Content::Empty, now);
+            self.timers.sent(Content::Keepalive, now);
         }
         self.pending = Some(pending);
         self.timers.arm(now);
@@ -278,8 +278,8 @@ impl BoringSession {
             TunnResult::WriteToNetwork(response) => {
                 let len = response.len();
                 self.store(u32_at(response, 4), Birth { at: now, initiator: false });
-                self.timers.received(Content::Empty, now);
-                self.timers.sent(Content::Empty, now);
+                self.timers.received(Content::Handshake, now);
+                self.timers.sent(Content::Handshake, now);
                 Ok(Opened::Reply { len, handshake: true })
             }
             TunnResult::Err(error) => Err(handshake_reject(&error)),
@@ -304,8 +304,8 @@ impl BoringSession {
                 self.store(receiver, birth);
                 self.confirm(receiver, birth);
                 self.sent = 1; // the confirmation
-                self.timers.received(Content::Empty, now);
-                self.timers.sent(Content::Empty, now);
+                self.timers.received(Content::Handshake, now);
+                self.timers.sent(Content::Keepalive, now);
                 Ok(Opened::Reply { len, handshake: true })
             }
             TunnResult::Err(error) => Err(handshake_reject(&error)),
@@ -358,7 +358,8 @@ impl BoringSession {
         if receiver != self.current || !self.is_live() {
             self.heard_on(receiver, slot.birth);
         }
-        let content = if let Ok(Opened::Packet { .. }) = opened { Content::Data } else { Content::Empty };
+        let content =
+            if let Ok(Opened::Packet { .. }) = opened { Content::Packet } else { Content::Keepalive };
         self.timers.received(content, now);
         opened
     }
@@ -429,7 +430,7 @@ impl Session for BoringSession {
                 return Err(SealError::NoSession);
             }
         }
-        self.timers.sent(if plaintext.is_empty() { Content::Empty } else { Content::Data }, now);
+        self.timers.sent(if plaintext.is_empty() { Content::Keepalive } else { Content::Packet }, now);
         Ok(())
     }
 

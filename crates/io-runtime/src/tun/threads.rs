@@ -67,10 +67,11 @@ pub(crate) struct Threads {
     /// The writer let the loop wait for too long; until it gives an outlet back, nobody waits again.
     writer_is_stuck: bool,
 
+    /// Last: its threads end only after the channels above are dropped.
     workers: Workers,
 }
 
-/// The threads. They end when `stop` is raised and their channels are closed.
+/// The threads. They end when `stop` is raised and the loop's ends of their channels are dropped.
 struct Workers {
     stop: Arc<EventFd>,
     threads: Vec<JoinHandle<()>>,
@@ -224,7 +225,9 @@ impl TunPort for Threads {
     }
 
     fn close(self) -> Result<(), Error> {
-        let Self { mut workers, .. } = self; // drops the channels, which ends whoever waits for one
+        // Closing the channels ends whoever waits for one. The kept waits hold a channel's end each.
+        let Self { filled, empty, next, to_write, written, returning, mut workers, .. } = self;
+        drop((filled, empty, next, to_write, written, returning));
         workers.join()
     }
 }
@@ -245,6 +248,12 @@ impl Workers {
             }
         }
         result
+    }
+}
+
+impl Drop for Workers {
+    fn drop(&mut self) {
+        let _ = self.join(); // nothing is left to join after `close`
     }
 }
 
@@ -327,12 +336,7 @@ enum Woken {
 }
 
 /// Sleeps until the device is ready, or the time is over, or it is time to stop.
-fn wait(
-    device: &impl AsFd,
-    events: PollFlags,
-    stop: &EventFd,
-    timeout: PollTimeout,
-) -> io::Result<Woken> {
+fn wait(device: &impl AsFd, events: PollFlags, stop: &EventFd, timeout: PollTimeout) -> io::Result<Woken> {
     let mut fds = [PollFd::new(device.as_fd(), events), PollFd::new(stop.as_fd(), PollFlags::POLLIN)];
     loop {
         match poll(&mut fds, timeout) {
