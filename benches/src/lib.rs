@@ -2,6 +2,8 @@
 //!
 //! `cargo bench -p benches` runs them all; `cargo bench -p benches --bench queue` one of them.
 
+#![forbid(unsafe_code)]
+
 mod frames;
 mod pair;
 mod sessions;
