@@ -135,6 +135,9 @@ pub enum SealError {
     /// `out` is not exactly `plaintext.len() + DATA_OVERHEAD` bytes. The caller's fault.
     #[error("the output must be exactly {DATA_OVERHEAD} bytes longer than the packet")]
     WrongLength,
+    /// The packet is longer than an [`EncryptedPacket`](crate::EncryptedPacket) takes. The caller's fault.
+    #[error("the packet is too long")]
+    TooLong,
     /// The session has sent 2^64 − 2^13 − 1 messages (REJECT_AFTER_MESSAGES, §6.2).
     #[error("the session has sent all the messages it may")]
     Exhausted,
@@ -216,6 +219,10 @@ pub trait Session {
 
     /// True when the session should be renewed because of its message count (REKEY_AFTER_MESSAGES).
     fn wants_rekey(&self) -> bool;
+
+    /// Changes the persistent keepalive interval, in seconds; 0 is off. Sessions and handshakes stay as
+    /// they are. Turning it on makes one due at once, as does [`SessionConfig::keepalive`] in a new session.
+    fn set_keepalive(&mut self, seconds: u16, now: Instant);
 
     /// Runs what is due. Call when [`poll_timeout`](Self::poll_timeout) has passed.
     fn handle_timeout(&mut self, out: &mut [u8; MAX_CONTROL_LEN], now: Instant) -> TimerAction;

@@ -1,0 +1,331 @@
+//! **Not security.** A backend for tests and simulations: WireGuard's messages, lengths, indices and
+//! timers, with arithmetic anyone can undo where the cryptography would be.
+//!
+//! Its time is only the `now` that it is given, so hours pass in microseconds; equal inputs give equal
+//! behaviour (the timestamps inside handshakes come from a process-wide counter, so that a rebuilt
+//! session is never taken for a replay). Corruption, a wrong peer, a wrong pre-shared key, replays and
+//! spent sessions are noticed, so that tests of what stands above see the errors that they would see
+//! from a real backend.
+
+mod cipher;
+mod handshake;
+
+use std::{net::SocketAddr, time::Instant};
+
+use self::{
+    cipher::{ReplayWindow, Word, checksum, scramble},
+    handshake::{Initiation, Local, Macs, Response},
+};
+use crate::{
+    COOKIE_REPLY_LEN, Classified, DATA_OVERHEAD, INITIATION_LEN, Identity, MAX_CONTROL_LEN, Opened,
+    PeerIndex, PrivateKey, PublicKey, REJECT_AFTER_MESSAGES, REKEY_AFTER_MESSAGES, RESPONSE_LEN, Reject,
+    SealError, Session, SessionConfig, TimerAction,
+    ip::packet_len,
+    timers::{Birth, Content, Due, Timers},
+    wire::{Message, TYPE_DATA},
+};
+
+/// Sessions kept at a time, as in boringtun: the slot is the receiver index modulo this.
+const SLOTS: usize = 8;
+
+/// An [`Identity`] that protects nothing. See the [module](self).
+#[derive(Debug)]
+pub struct InsecureIdentity {
+    public: PublicKey,
+    under_load: bool,
+}
+
+impl InsecureIdentity {
+    /// While true, handshakes without a valid cookie are answered with one.
+    pub const fn set_under_load(&mut self, under_load: bool) {
+        self.under_load = under_load;
+    }
+
+    fn check_macs(
+        &self,
+        datagram: &[u8],
+        sender: u32,
+        from: SocketAddr,
+    ) -> Result<Option<Classified>, Reject> {
+        let macs = handshake::macs(datagram);
+        check_mac1(&self.public, &macs)?;
+        let cookie = checksum(&[b"cookie", self.public.as_bytes(), from.ip().to_string().as_bytes()]);
+        let proven = macs.mac2 == handshake::mac2(&cookie, macs.before_mac2);
+        let reply = (self.under_load && !proven).then(|| {
+            Classified::CookieReply(handshake::cookie_reply(&self.public, sender, cookie, macs.mac1))
+        });
+        Ok(reply)
+    }
+}
+
+impl Identity for InsecureIdentity {
+    type Session = InsecureSession;
+
+    fn new(private_key: &PrivateKey, _now: Instant) -> Self {
+        Self { public: private_key.public_key(), under_load: false }
+    }
+
+    fn public_key(&self) -> PublicKey {
+        self.public
+    }
+
+    fn classify(&mut self, datagram: &[u8], from: SocketAddr, _now: Instant) -> Result<Classified, Reject> {
+        match Message::parse(datagram)? {
+            Message::Initiation { sender } => {
+                if let Some(reply) = self.check_macs(datagram, sender, from)? {
+                    return Ok(reply);
+                }
+                Initiation::read(datagram, &self.public)
+                    .map(|initiation| Classified::Initiation(initiation.static_key))
+                    .ok_or(Reject::BadHandshake)
+            }
+            Message::Response { sender, receiver } => {
+                let reply = self.check_macs(datagram, sender, from)?;
+                Ok(reply.unwrap_or_else(|| Classified::ForPeer(PeerIndex::from_receiver(receiver))))
+            }
+            Message::CookieReply { receiver } | Message::Data { receiver, .. } => {
+                Ok(Classified::ForPeer(PeerIndex::from_receiver(receiver)))
+            }
+        }
+    }
+
+    fn session(&mut self, config: SessionConfig, now: Instant) -> InsecureSession {
+        InsecureSession {
+            local: Local::new(self.public, &config),
+            timers: Timers::new(config.keepalive, now),
+            slots: Default::default(),
+            current: 0,
+        }
+    }
+}
+
+/// A [`Session`] that protects nothing. See the [module](self).
+#[derive(Debug)]
+pub struct InsecureSession {
+    local: Local,
+    timers: Timers,
+    slots: [Option<Slot>; SLOTS],
+    /// The receiver index of the session that seals, if the timers know one.
+    current: u32,
+}
+
+/// One pair of keys.
+#[derive(Debug)]
+struct Slot {
+    index: u32,
+    remote: u32,
+    birth: Birth,
+    send: Word,
+    receive: Word,
+    sent: u64,
+    window: ReplayWindow,
+}
+
+impl InsecureSession {
+    /// Makes the session that seals believe that it has sent this many messages.
+    pub fn set_messages_sent(&mut self, messages: u64) {
+        if let Some(slot) = self.sealing() {
+            slot.sent = messages;
+        }
+    }
+
+    fn sealing(&mut self) -> Option<&mut Slot> {
+        self.slots[slot_of(self.current)].as_mut().filter(|slot| slot.index == self.current)
+    }
+
+    fn store(&mut self, index: u32, remote: u32, birth: Birth, send: Word, receive: Word) {
+        let slot = Slot { index, remote, birth, send, receive, sent: 0, window: ReplayWindow::default() };
+        self.slots[slot_of(index)] = Some(slot);
+        self.timers.keys_agreed(birth.at);
+    }
+
+    fn open_initiation(&mut self, datagram: &[u8], out: &mut [u8], now: Instant) -> Result<Opened, Reject> {
+        check_mac1(&self.local.public, &handshake::macs(datagram))?;
+        let initiation = Initiation::read(datagram, &self.local.public).ok_or(Reject::BadHandshake)?;
+        self.local.accept(&initiation)?;
+        let index = self.local.next_index();
+        let (message, keys) = self.local.respond(&initiation, index);
+        out[..RESPONSE_LEN].copy_from_slice(&message);
+        self.store(
+            index,
+            initiation.sender,
+            Birth { at: now, initiator: false },
+            keys.responder,
+            keys.initiator,
+        );
+        self.timers.received(Content::Handshake, now);
+        self.timers.sent(Content::Handshake, now);
+        Ok(Opened::Reply { len: RESPONSE_LEN, handshake: true })
+    }
+
+    fn open_response(&mut self, datagram: &[u8], out: &mut [u8], now: Instant) -> Result<Opened, Reject> {
+        check_mac1(&self.local.public, &handshake::macs(datagram))?;
+        let response = Response::read(datagram);
+        let keys = self.local.complete(&response)?;
+        let birth = Birth { at: now, initiator: true };
+        self.store(response.receiver, response.sender, birth, keys.initiator, keys.responder);
+        self.current = response.receiver;
+        self.timers.session_confirmed(birth);
+        self.timers.received(Content::Handshake, now);
+        // The first message confirms the keys to the responder.
+        let confirmation = &mut out[..DATA_OVERHEAD];
+        self.seal(&[], confirmation, now).map_err(|_| Reject::NoSession)?;
+        Ok(Opened::Reply { len: DATA_OVERHEAD, handshake: true })
+    }
+
+    fn open_data(
+        &mut self,
+        datagram: &[u8],
+        receiver: u32,
+        counter: u64,
+        out: &mut [u8],
+        now: Instant,
+    ) -> Result<Opened, Reject> {
+        let slot = self.slots[slot_of(receiver)]
+            .as_mut()
+            .filter(|slot| slot.index == receiver && slot.birth.is_young(now));
+        let slot = slot.ok_or(Reject::NoSession)?;
+        if counter >= REJECT_AFTER_MESSAGES {
+            return Err(Reject::Replay);
+        }
+        let len = datagram.len() - DATA_OVERHEAD;
+        let (body, tag) = datagram[16..].split_at(len);
+        let plaintext = &mut out[..len];
+        plaintext.copy_from_slice(body);
+        scramble(&slot.receive, counter, plaintext);
+        if tag != checksum(&[&slot.receive, &counter.to_le_bytes(), plaintext]) {
+            return Err(Reject::BadTag);
+        }
+        if !slot.window.accept(counter) {
+            return Err(Reject::Replay);
+        }
+        let birth = slot.birth;
+        if self.timers.current().is_none_or(|current| receiver != self.current && current.at <= birth.at) {
+            self.current = receiver;
+            self.timers.session_confirmed(birth);
+        }
+        let packet = packet_len(plaintext);
+        self.timers.received(if packet.is_some() { Content::Packet } else { Content::Keepalive }, now);
+        match packet {
+            Some(len) => Ok(Opened::Packet { len }),
+            None if len == 0 => Ok(Opened::Keepalive),
+            None => Err(Reject::NotIp),
+        }
+    }
+
+    fn send_initiation(&mut self, out: &mut [u8; INITIATION_LEN], now: Instant) -> usize {
+        *out = self.local.initiate(now);
+        // No jitter: tests count seconds.
+        self.timers.initiation_sent(std::time::Duration::ZERO, now);
+        INITIATION_LEN
+    }
+}
+
+impl Session for InsecureSession {
+    fn is_live(&self) -> bool {
+        self.timers.current().is_some()
+    }
+
+    fn is_initiating(&self) -> bool {
+        self.timers.is_initiating()
+    }
+
+    fn seal(&mut self, plaintext: &[u8], out: &mut [u8], now: Instant) -> Result<(), SealError> {
+        if out.len() != plaintext.len() + DATA_OVERHEAD {
+            return Err(SealError::WrongLength);
+        }
+        if !self.timers.may_seal(now) {
+            return Err(SealError::NoSession);
+        }
+        let slot = self.sealing().ok_or(SealError::NoSession)?;
+        if slot.sent >= REJECT_AFTER_MESSAGES {
+            return Err(SealError::Exhausted);
+        }
+        let counter = slot.sent;
+        slot.sent += 1;
+        out[..4].copy_from_slice(&TYPE_DATA.to_le_bytes());
+        out[4..8].copy_from_slice(&slot.remote.to_le_bytes());
+        out[8..16].copy_from_slice(&counter.to_le_bytes());
+        let (body, tag) = out[16..].split_at_mut(plaintext.len());
+        body.copy_from_slice(plaintext);
+        tag.copy_from_slice(&checksum(&[&slot.send, &counter.to_le_bytes(), plaintext]));
+        scramble(&slot.send, counter, body);
+        self.timers.sent(if plaintext.is_empty() { Content::Keepalive } else { Content::Packet }, now);
+        Ok(())
+    }
+
+    fn initiate(&mut self, out: &mut [u8; INITIATION_LEN], now: Instant) -> Option<usize> {
+        self.timers.may_initiate(now).then(|| self.send_initiation(out, now))
+    }
+
+    fn open(
+        &mut self,
+        datagram: &[u8],
+        out: &mut [u8],
+        _from: SocketAddr,
+        now: Instant,
+    ) -> Result<Opened, Reject> {
+        let message = Message::parse(datagram)?;
+        if out.len() < datagram.len().max(MAX_CONTROL_LEN) {
+            return Err(Reject::SmallBuffer);
+        }
+        match message {
+            Message::Initiation { .. } => self.open_initiation(datagram, out, now),
+            Message::Response { .. } => self.open_response(datagram, out, now),
+            Message::CookieReply { .. } => {
+                let reply: &[u8; COOKIE_REPLY_LEN] = datagram.first_chunk().ok_or(Reject::Malformed)?;
+                self.local.store_cookie(reply, now)?;
+                Ok(Opened::CookieStored)
+            }
+            Message::Data { receiver, counter } => self.open_data(datagram, receiver, counter, out, now),
+        }
+    }
+
+    fn wants_rekey(&self) -> bool {
+        let sent = self.slots[slot_of(self.current)].as_ref().map_or(0, |slot| slot.sent);
+        self.is_live() && sent >= REKEY_AFTER_MESSAGES
+    }
+
+    fn set_keepalive(&mut self, seconds: u16, now: Instant) {
+        self.timers.set_keepalive(seconds, now);
+    }
+
+    fn handle_timeout(&mut self, out: &mut [u8; MAX_CONTROL_LEN], now: Instant) -> TimerAction {
+        while let Some(due) = self.timers.poll(now) {
+            match due {
+                Due::Initiate => {
+                    let len = self.send_initiation(out, now);
+                    return TimerAction::Send { len, initiation: true };
+                }
+                Due::Keepalive => {
+                    if self.seal(&[], &mut out[..DATA_OVERHEAD], now).is_ok() {
+                        return TimerAction::Send { len: DATA_OVERHEAD, initiation: false };
+                    }
+                }
+                Due::GaveUp => {
+                    self.local.forget_handshakes();
+                    self.slots = Default::default();
+                    return TimerAction::Expired;
+                }
+                Due::Died => return TimerAction::Expired,
+                Due::Forget => {
+                    self.local.forget_handshakes();
+                    self.slots = Default::default();
+                }
+            }
+        }
+        TimerAction::Idle
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        self.timers.poll_timeout()
+    }
+}
+
+fn check_mac1(ours: &PublicKey, macs: &Macs<'_>) -> Result<(), Reject> {
+    if macs.mac1 == handshake::mac1(ours, macs.before_mac1) { Ok(()) } else { Err(Reject::BadMac) }
+}
+
+const fn slot_of(index: u32) -> usize {
+    index as usize % SLOTS
+}
