@@ -7,6 +7,7 @@ use std::{
 
 use encrypt::{Classified, Identity, MAX_CONTROL_LEN, Opened, PeerIndex, PrivateKey, PublicKey, Session};
 use gso_queue::{DatagramSink, Destination, Ecn};
+use tracing::debug;
 
 use crate::{
     Counters, PeerStatus, TunnelConfig,
@@ -149,6 +150,7 @@ impl<I: Identity> Tunnel<I> {
                 traffic.responses_received += u64::from(!is_initiation && handshake);
                 traffic.keepalives_sent += u64::from(!is_initiation);
                 if handshake {
+                    debug!(peer = ?peer.public_key, initiated = !is_initiation, "handshake");
                     peer.last_handshake = Some(now);
                 }
                 let _ = peer.send_control(out.get(..len)?, now, shared, sink); // kept if the sink is full
