@@ -1,6 +1,7 @@
 //! The tunnel: packets and `now` in, datagrams out.
 
 use std::{
+    fmt,
     net::{IpAddr, SocketAddr},
     time::Instant,
 };
@@ -339,5 +340,15 @@ impl<I: Identity> Tunnel<I> {
         }
         traffic.rx_packets += 1;
         Some(inner.len)
+    }
+}
+
+impl<I: Identity> fmt::Debug for Tunnel<I> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tunnel")
+            .field("public_key", &self.public_key())
+            .field("peers", &self.peer_count())
+            .field("poll_timeout", &self.poll_timeout())
+            .finish_non_exhaustive()
     }
 }

@@ -129,6 +129,8 @@ fn mutated() -> impl Strategy<Value = (usize, Vec<(usize, u8)>, usize)> {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))] // each case makes tunnels and handshakes
+
     #[test]
     fn arbitrary_datagrams_never_panic_and_are_counted_or_delivered(
         datagrams in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..300), 1..20),

@@ -258,7 +258,7 @@ impl Debug for Datagram {
 impl Datagram {
     /// How it arrives if nothing happens to it.
     pub(crate) fn arrival(&self) -> Arrival {
-        let source = self.to.local.unwrap_or(self.from.ip());
+        let source = self.to.local.unwrap_or_else(|| self.from.ip());
         let remote = SocketAddr::new(source, self.from.port());
         Arrival { remote, local: Some(self.to.remote.ip()), ecn: self.to.ecn }
     }
