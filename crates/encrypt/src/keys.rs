@@ -1,12 +1,31 @@
-//! Curve25519 keys and pre-shared keys: newtypes that cannot be mixed up, zeroized, and never printed.
-//! (filled in by the encrypt work)
+//! Curve25519 keys and pre-shared keys: newtypes that cannot be mixed up. Secrets are zeroized when
+//! dropped, compared in constant time, and never printed by `Debug`.
 
-use std::fmt;
+use std::{fmt, str::FromStr};
 
-use zeroize::{Zeroize, ZeroizeOnDrop};
+use base64::{Engine, engine::general_purpose::STANDARD};
+use boringtun::x25519;
+use subtle::ConstantTimeEq;
+use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 /// Length of every WireGuard key, bytes.
 pub const KEY_LEN: usize = 32;
+/// Length of a key in base64, as `wg` reads and writes it: padded.
+const BASE64_LEN: usize = 44;
+/// Length of a key in hexadecimal, as the configuration protocol has it.
+const HEX_LEN: usize = 2 * KEY_LEN;
+
+/// A text that is not a key. It does not repeat the text, which may be a secret with a slip in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum KeyError {
+    /// Not 44 characters of padded base64 without stray bits.
+    #[error("a key is {BASE64_LEN} characters of base64")]
+    Base64,
+    /// Not 64 hexadecimal digits.
+    #[error("a key is {HEX_LEN} hexadecimal digits")]
+    Hex,
+}
 
 /// A Curve25519 public key.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -30,6 +49,37 @@ impl PublicKey {
     pub const fn as_bytes(&self) -> &[u8; KEY_LEN] {
         &self.0
     }
+
+    /// Reads 44 characters of base64.
+    ///
+    /// # Errors
+    /// [`KeyError::Base64`] for anything else.
+    pub fn from_base64(text: &str) -> Result<Self, KeyError> {
+        decode_base64(text).map(|bytes| Self(*bytes))
+    }
+
+    /// Reads 64 hexadecimal digits of either case.
+    ///
+    /// # Errors
+    /// [`KeyError::Hex`] for anything else.
+    pub fn from_hex(text: &str) -> Result<Self, KeyError> {
+        decode_hex(text).map(|bytes| Self(*bytes))
+    }
+
+    /// 44 characters of base64.
+    pub fn to_base64(&self) -> String {
+        STANDARD.encode(self.0)
+    }
+
+    /// 64 lower-case hexadecimal digits.
+    pub fn to_hex(&self) -> String {
+        std::mem::take(&mut encode_hex(&self.0))
+    }
+
+    /// True for 32 zero bytes, which stand for "no key" in configurations.
+    pub fn is_zero(&self) -> bool {
+        self.0 == [0; KEY_LEN]
+    }
 }
 
 impl fmt::Debug for PublicKey {
@@ -38,46 +88,247 @@ impl fmt::Debug for PublicKey {
     }
 }
 
-impl PrivateKey {
-    /// Wraps 32 bytes (clamped when used, as RFC 7748 §5 says).
-    pub const fn from_bytes(bytes: [u8; KEY_LEN]) -> Self {
-        Self(bytes)
+/// Base64, as `wg` shows it.
+impl fmt::Display for PublicKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.to_base64())
     }
+}
 
-    /// The 32 bytes.
-    pub const fn as_bytes(&self) -> &[u8; KEY_LEN] {
-        &self.0
+/// Base64, as `wg` reads it.
+impl FromStr for PublicKey {
+    type Err = KeyError;
+
+    fn from_str(text: &str) -> Result<Self, KeyError> {
+        Self::from_base64(text)
     }
 }
 
 impl PrivateKey {
+    /// A new key from the operating system's random numbers, clamped (RFC 7748 §5) as `wg genkey` does.
+    ///
+    /// # Panics
+    /// If the operating system has no random numbers to give: nothing secure can follow.
+    pub fn generate() -> Self {
+        let mut key = Self(random());
+        key.0[0] &= 0b1111_1000;
+        key.0[KEY_LEN - 1] &= 0b0111_1111;
+        key.0[KEY_LEN - 1] |= 0b0100_0000;
+        key
+    }
+
     /// The public key that belongs to it.
     pub fn public_key(&self) -> PublicKey {
-        let secret = boringtun::x25519::StaticSecret::from(self.0);
-        PublicKey(boringtun::x25519::PublicKey::from(&secret).to_bytes())
+        PublicKey(x25519::PublicKey::from(&self.to_x25519()).to_bytes())
     }
-}
 
-impl fmt::Debug for PrivateKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("PrivateKey(…)")
+    /// The same key in the type that does the arithmetic; it zeroizes itself too.
+    pub(crate) fn to_x25519(&self) -> x25519::StaticSecret {
+        x25519::StaticSecret::from(self.0)
     }
 }
 
 impl PresharedKey {
-    /// Wraps 32 bytes.
-    pub const fn from_bytes(bytes: [u8; KEY_LEN]) -> Self {
-        Self(bytes)
-    }
-
-    /// The 32 bytes.
-    pub const fn as_bytes(&self) -> &[u8; KEY_LEN] {
-        &self.0
+    /// A new key from the operating system's random numbers.
+    ///
+    /// # Panics
+    /// If the operating system has no random numbers to give: nothing secure can follow.
+    pub fn generate() -> Self {
+        Self(random())
     }
 }
 
-impl fmt::Debug for PresharedKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("PresharedKey(…)")
+/// What both kinds of secret have in common.
+macro_rules! secret_key {
+    ($type:ident) => {
+        impl $type {
+            /// Wraps 32 bytes as they are.
+            pub const fn from_bytes(bytes: [u8; KEY_LEN]) -> Self {
+                Self(bytes)
+            }
+
+            /// The 32 bytes.
+            pub const fn as_bytes(&self) -> &[u8; KEY_LEN] {
+                &self.0
+            }
+
+            /// Reads 44 characters of base64.
+            ///
+            /// # Errors
+            /// [`KeyError::Base64`] for anything else.
+            pub fn from_base64(text: &str) -> Result<Self, KeyError> {
+                decode_base64(text).map(|bytes| Self(*bytes))
+            }
+
+            /// Reads 64 hexadecimal digits of either case.
+            ///
+            /// # Errors
+            /// [`KeyError::Hex`] for anything else.
+            pub fn from_hex(text: &str) -> Result<Self, KeyError> {
+                decode_hex(text).map(|bytes| Self(*bytes))
+            }
+
+            /// 44 characters of base64, zeroized when dropped.
+            pub fn to_base64(&self) -> Zeroizing<String> {
+                // The capacity is exact: growing would leave copies of the secret behind.
+                let mut text = Zeroizing::new(String::with_capacity(BASE64_LEN));
+                STANDARD.encode_string(self.0, &mut text);
+                text
+            }
+
+            /// 64 lower-case hexadecimal digits, zeroized when dropped.
+            pub fn to_hex(&self) -> Zeroizing<String> {
+                encode_hex(&self.0)
+            }
+
+            /// True for 32 zero bytes, which stand for "no key" in configurations.
+            pub fn is_zero(&self) -> bool {
+                self.0.ct_eq(&[0; KEY_LEN]).into()
+            }
+        }
+
+        /// In constant time.
+        impl PartialEq for $type {
+            fn eq(&self, other: &Self) -> bool {
+                self.0.ct_eq(&other.0).into()
+            }
+        }
+
+        impl Eq for $type {}
+
+        /// Prints no secret.
+        impl fmt::Debug for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(concat!(stringify!($type), "(…)"))
+            }
+        }
+    };
+}
+
+secret_key!(PrivateKey);
+secret_key!(PresharedKey);
+
+fn random() -> [u8; KEY_LEN] {
+    let mut bytes = [0; KEY_LEN];
+    getrandom::getrandom(&mut bytes).expect("the operating system gives random numbers");
+    bytes
+}
+
+fn decode_base64(text: &str) -> Result<Zeroizing<[u8; KEY_LEN]>, KeyError> {
+    if text.len() != BASE64_LEN {
+        return Err(KeyError::Base64);
+    }
+    // One byte more than a key: what 44 characters without padding would give.
+    let mut decoded = Zeroizing::new([0; KEY_LEN + 1]);
+    match STANDARD.decode_slice(text, &mut decoded[..]) {
+        Ok(KEY_LEN) => {}
+        _ => return Err(KeyError::Base64),
+    }
+    decoded.first_chunk().copied().map(Zeroizing::new).ok_or(KeyError::Base64)
+}
+
+fn decode_hex(text: &str) -> Result<Zeroizing<[u8; KEY_LEN]>, KeyError> {
+    let (pairs, rest) = text.as_bytes().as_chunks::<2>();
+    if pairs.len() != KEY_LEN || !rest.is_empty() {
+        return Err(KeyError::Hex);
+    }
+    let digit = |char: u8| char::from(char).to_digit(16).ok_or(KeyError::Hex);
+    let mut bytes = Zeroizing::new([0; KEY_LEN]);
+    for (byte, [high, low]) in bytes.iter_mut().zip(pairs) {
+        *byte = (digit(*high)? << 4 | digit(*low)?) as u8;
+    }
+    Ok(bytes)
+}
+
+fn encode_hex(bytes: &[u8; KEY_LEN]) -> Zeroizing<String> {
+    let mut text = Zeroizing::new(String::with_capacity(HEX_LEN));
+    for byte in bytes {
+        for nibble in [byte >> 4, byte & 0x0f] {
+            text.push(char::from(b"0123456789abcdef"[usize::from(nibble)]));
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Computed with OpenSSL, and with `wg pubkey`.
+    #[test]
+    fn public_keys_are_those_that_wg_computes() {
+        let private = PrivateKey::from_base64("AQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eHyA=").unwrap();
+        assert_eq!(private.public_key().to_base64(), "B6N8vBQgk8i3VdwbEOhstCY3StFqqFPtC9/AsrhtHHw=");
+    }
+
+    proptest! {
+        #[test]
+        fn every_key_survives_text(bytes: [u8; 32]) {
+            let public = PublicKey::from_bytes(bytes);
+            prop_assert_eq!(public.to_string().parse(), Ok(public));
+            prop_assert_eq!(PublicKey::from_hex(&public.to_hex()), Ok(public));
+            prop_assert_eq!(PublicKey::from_hex(&public.to_hex().to_uppercase()), Ok(public));
+            let private = PrivateKey::from_bytes(bytes);
+            prop_assert_eq!(PrivateKey::from_base64(&private.to_base64()), Ok(private.clone()));
+            prop_assert_eq!(PrivateKey::from_hex(&private.to_hex()), Ok(private));
+            let preshared = PresharedKey::from_bytes(bytes);
+            prop_assert_eq!(PresharedKey::from_base64(&preshared.to_base64()), Ok(preshared.clone()));
+        }
+
+        #[test]
+        fn no_text_panics(text in "\\PC{0,70}") {
+            let _ = PublicKey::from_base64(&text);
+            let _ = PublicKey::from_hex(&text);
+        }
+    }
+
+    #[test]
+    fn parsing_is_as_strict_as_wg() {
+        let good = "AQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eHyA=";
+        let key = PublicKey::from_base64(good).unwrap();
+        assert_eq!(key.as_bytes()[..], (1..=32).collect::<Vec<u8>>());
+        for bad in [
+            "AQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eHyA",   // no padding
+            "AQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eHyB=",  // stray bits
+            "AQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eHyAA",  // 33 bytes
+            "AQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eHy==",  // 31 bytes
+            "AQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eHyA= ", // a blank after it
+            "_QIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eHyA=",  // the URL alphabet
+            "",
+        ] {
+            assert_eq!(PublicKey::from_base64(bad), Err(KeyError::Base64), "{bad:?}");
+        }
+        let hex = key.to_hex();
+        assert_eq!(hex, "0102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f20");
+        for bad in [&hex[1..], &format!("{hex}0"), &format!("+{}", &hex[1..]), &format!("0x{}", &hex[2..])] {
+            assert_eq!(PublicKey::from_hex(bad), Err(KeyError::Hex), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn generated_keys_are_new_and_clamped() {
+        let (one, two) = (PrivateKey::generate(), PrivateKey::generate());
+        assert_ne!(one, two);
+        assert_eq!((one.as_bytes()[0] & 7, one.as_bytes()[31] >> 6), (0, 1));
+        assert_ne!(PresharedKey::generate(), PresharedKey::generate());
+    }
+
+    #[test]
+    fn debug_shows_no_secret() {
+        assert_eq!(format!("{:?}", PrivateKey::from_bytes([0x11; 32])), "PrivateKey(…)");
+        assert_eq!(format!("{:?}", PresharedKey::from_bytes([0x11; 32])), "PresharedKey(…)");
+        assert!(!KeyError::Base64.to_string().is_empty());
+    }
+
+    #[test]
+    fn only_zeros_are_zero() {
+        assert!(PrivateKey::from_bytes([0; 32]).is_zero());
+        let mut bytes = [0; 32];
+        bytes[31] = 1;
+        assert!(!PresharedKey::from_bytes(bytes).is_zero());
+        assert!(!PublicKey::from_bytes(bytes).is_zero());
+        assert!(PublicKey::from_bytes([0; 32]).is_zero());
     }
 }

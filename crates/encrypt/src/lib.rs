@@ -1,14 +1,19 @@
 #![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
+pub mod boring;
 pub mod deterministic;
 mod ip;
 mod keys;
+mod packet;
+mod padding;
 mod timers;
 mod traits;
 mod wire;
 
-pub use keys::{KEY_LEN, PresharedKey, PrivateKey, PublicKey};
+pub use keys::{KEY_LEN, KeyError, PresharedKey, PrivateKey, PublicKey};
+pub use packet::EncryptedPacket;
+pub use padding::padded_len;
 pub use timers::{
     KEEPALIVE_TIMEOUT, REJECT_AFTER_MESSAGES, REJECT_AFTER_TIME, REKEY_AFTER_MESSAGES, REKEY_AFTER_TIME,
     REKEY_ATTEMPT_TIME, REKEY_TIMEOUT,

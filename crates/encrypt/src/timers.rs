@@ -59,12 +59,14 @@ pub(crate) enum Due {
     Forget,
 }
 
-/// Whether an authenticated message carried a packet.
+/// What an authenticated message was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Content {
-    Data,
-    /// A keepalive or a handshake message.
-    Empty,
+    /// A data message with a packet in it.
+    Packet,
+    /// A data message without one.
+    Keepalive,
+    Handshake,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -204,14 +206,11 @@ impl Timers {
     pub(crate) fn sent(&mut self, content: Content, now: Instant) {
         self.answer_by = None;
         self.quiet_since = Some(now);
-        if content == Content::Empty {
-            return;
-        }
-        if self.doubt_at.is_none() {
+        if content == Content::Packet && self.doubt_at.is_none() {
             self.doubt_at = Some(now + SILENCE);
             self.arm(now + SILENCE);
         }
-        if self.initiated_for(REKEY_AFTER_TIME, now) {
+        if content != Content::Handshake && self.initiated_for(REKEY_AFTER_TIME, now) {
             self.want_rekey(now);
         }
     }
@@ -221,14 +220,12 @@ impl Timers {
     pub(crate) fn received(&mut self, content: Content, now: Instant) {
         self.doubt_at = None;
         self.quiet_since = Some(now);
-        if content == Content::Empty {
-            return;
-        }
-        if self.answer_by.is_none() {
+        if content == Content::Packet && self.answer_by.is_none() {
             self.answer_by = Some(now + KEEPALIVE_TIMEOUT);
             self.arm(now + KEEPALIVE_TIMEOUT);
         }
-        if !self.rekeyed_on_receive && self.initiated_for(REKEY_ON_RECEIVE, now) {
+        let renews = content != Content::Handshake && !self.rekeyed_on_receive;
+        if renews && self.initiated_for(REKEY_ON_RECEIVE, now) {
             self.rekeyed_on_receive = true;
             self.want_rekey(now);
         }

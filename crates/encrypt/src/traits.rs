@@ -135,6 +135,9 @@ pub enum SealError {
     /// `out` is not exactly `plaintext.len() + DATA_OVERHEAD` bytes. The caller's fault.
     #[error("the output must be exactly {DATA_OVERHEAD} bytes longer than the packet")]
     WrongLength,
+    /// The packet is longer than an [`EncryptedPacket`](crate::EncryptedPacket) takes. The caller's fault.
+    #[error("the packet is too long")]
+    TooLong,
     /// The session has sent 2^64 − 2^13 − 1 messages (REJECT_AFTER_MESSAGES, §6.2).
     #[error("the session has sent all the messages it may")]
     Exhausted,

@@ -2,16 +2,53 @@
 
 mod common;
 
-use common::{Pair, Received, packet};
-use encrypt::{Identity, PeerIndex, PresharedKey, Reject, SealError, Session};
+use std::time::Instant;
+
+use common::{Endpoint, Pair, Received, packet, private_key, secs};
+use encrypt::{
+    COOKIE_REPLY_LEN, Classified, DATA_OVERHEAD, INITIATION_LEN, Identity, MAX_CONTROL_LEN, PeerIndex,
+    PresharedKey, PrivateKey, RESPONSE_LEN, Reject, SealError, Session, SessionConfig,
+    boring::BoringIdentity, deterministic::InsecureIdentity,
+};
 
 macro_rules! all {
     ($module:ident, $identity:ty) => {
-        for_backend!($module, $identity, [packets_flow_both_ways_after_a_handshake]);
+        for_backend!(
+            $module,
+            $identity,
+            [
+                packets_flow_both_ways_after_a_handshake,
+                messages_have_the_lengths_and_indices_of_the_protocol,
+                a_second_initiation_waits_for_the_first,
+                the_responder_may_not_seal_before_it_is_confirmed,
+                a_late_answer_to_the_previous_initiation_counts,
+                handshakes_that_cross_leave_both_sides_talking,
+                old_session_packets_still_open_after_a_rekey,
+                a_preshared_key_must_match,
+                datagrams_for_another_key_fail_mac1,
+                the_initiation_names_its_sender,
+                a_replayed_initiation_is_refused,
+                a_replayed_response_is_refused,
+                a_replayed_packet_is_refused,
+                reordered_packets_are_accepted_within_the_window,
+                no_changed_byte_goes_unnoticed_in_data,
+                no_changed_byte_goes_unnoticed_in_handshakes,
+                padding_is_trimmed_and_content_must_be_ip,
+                an_empty_message_is_a_keepalive,
+                a_small_buffer_consumes_nothing,
+                seal_wants_the_exact_length,
+                a_counter_past_the_limit_is_refused_before_decryption,
+                a_peer_that_lost_its_session_says_so,
+                under_load_a_cookie_must_be_earned,
+                a_forged_cookie_is_refused,
+                sessions_can_be_sent_to_threads,
+            ]
+        );
     };
 }
 
 all!(deterministic, encrypt::deterministic::InsecureIdentity);
+all!(boring, encrypt::boring::BoringIdentity);
 
 fn packets_flow_both_ways_after_a_handshake<I: Identity>() {
     let mut pair = Pair::<I>::new();
@@ -22,4 +59,366 @@ fn packets_flow_both_ways_after_a_handshake<I: Identity>() {
     for _ in 0..3 {
         pair.exchange();
     }
+}
+
+fn messages_have_the_lengths_and_indices_of_the_protocol<I: Identity>() {
+    let mut pair = Pair::<I>::new();
+    let initiation = pair.a.initiate(pair.now).unwrap();
+    assert_eq!((initiation.len(), &initiation[..4]), (INITIATION_LEN, &[1, 0, 0, 0][..]));
+    assert_eq!(initiation[5..8], [0xef, 0xcd, 0xab], "the peer's index is in the high 24 bits");
+
+    let response = pair.b.receive(&initiation, pair.a.address, pair.now).reply();
+    assert_eq!((response.len(), &response[..4]), (RESPONSE_LEN, &[2, 0, 0, 0][..]));
+    assert_eq!(response[5..8], [7, 0, 0]);
+    assert_eq!(response[8..12], initiation[4..8]);
+    let class = pair.a.identity.classify(&response, pair.b.address, pair.now);
+    assert_eq!(class, Ok(Classified::ForPeer(PeerIndex::new(0x00ab_cdef).unwrap())));
+
+    let confirmation = pair.a.receive(&response, pair.b.address, pair.now).reply();
+    assert_eq!((confirmation.len(), &confirmation[..4]), (DATA_OVERHEAD, &[4, 0, 0, 0][..]));
+    assert_eq!(confirmation[4..8], response[4..8]);
+    assert_eq!(confirmation[8..16], [0; 8]);
+    let class = pair.b.identity.classify(&confirmation, pair.a.address, pair.now);
+    assert_eq!(class, Ok(Classified::ForPeer(PeerIndex::new(7).unwrap())));
+
+    let sealed = pair.a.seal(&packet(48), pair.now).unwrap();
+    assert_eq!((sealed.len(), sealed[8]), (48 + DATA_OVERHEAD, 1));
+}
+
+fn a_second_initiation_waits_for_the_first<I: Identity>() {
+    let mut pair = Pair::<I>::new();
+    assert!(!pair.a.session.is_initiating());
+    assert!(pair.a.initiate(pair.now).is_some());
+    assert!(pair.a.session.is_initiating());
+    for _ in 0..3 {
+        assert_eq!(pair.a.initiate(pair.now), None);
+        pair.advance(secs(1));
+    }
+    pair.advance(secs(3));
+    assert!(pair.a.initiate(pair.now).is_some(), "due for a retry");
+}
+
+fn the_responder_may_not_seal_before_it_is_confirmed<I: Identity>() {
+    let mut pair = Pair::<I>::new();
+    let initiation = pair.a.initiate(pair.now).unwrap();
+    let response = pair.b.receive(&initiation, pair.a.address, pair.now).reply();
+    assert!(!pair.b.session.is_live());
+    assert_eq!(pair.b.seal(&packet(64), pair.now), Err(SealError::NoSession));
+    pair.a.receive(&response, pair.b.address, pair.now).reply();
+    // The confirmation was lost; the first packet does as well.
+    pair.exchange();
+}
+
+fn a_late_answer_to_the_previous_initiation_counts<I: Identity>() {
+    let mut pair = Pair::<I>::new();
+    let first = pair.a.initiate(pair.now).unwrap();
+    let response = pair.b.receive(&first, pair.a.address, pair.now).reply();
+    pair.advance(secs(6));
+    assert!(pair.a.initiate(pair.now).is_some(), "the answer was slow");
+    pair.a.receive(&response, pair.b.address, pair.now).reply();
+    pair.exchange();
+}
+
+fn handshakes_that_cross_leave_both_sides_talking<I: Identity>() {
+    let mut pair = Pair::<I>::new();
+    let from_a = pair.a.initiate(pair.now).unwrap();
+    let from_b = pair.b.initiate(pair.now).unwrap();
+    let to_b = pair.a.receive(&from_b, pair.b.address, pair.now).reply();
+    let to_a = pair.b.receive(&from_a, pair.a.address, pair.now).reply();
+    let confirm_a = pair.a.receive(&to_a, pair.b.address, pair.now).reply();
+    let confirm_b = pair.b.receive(&to_b, pair.a.address, pair.now).reply();
+    assert_eq!(pair.b.receive(&confirm_a, pair.a.address, pair.now), Received::Keepalive);
+    assert_eq!(pair.a.receive(&confirm_b, pair.b.address, pair.now), Received::Keepalive);
+    assert!(!pair.a.session.is_initiating() && !pair.b.session.is_initiating());
+    for _ in 0..4 {
+        pair.exchange();
+    }
+}
+
+fn old_session_packets_still_open_after_a_rekey<I: Identity>() {
+    let mut pair = Pair::<I>::new();
+    pair.handshake();
+    for _ in 0..20 {
+        let straggler = pair.a.seal(&packet(64), pair.now).unwrap();
+        pair.advance(secs(10));
+        pair.handshake();
+        assert_eq!(pair.b.receive(&straggler, pair.a.address, pair.now), Received::Packet(packet(64)));
+        pair.exchange();
+    }
+}
+
+fn a_preshared_key_must_match<I: Identity>() {
+    let key = |seed| Some(PresharedKey::from_bytes([seed; 32]));
+    let mut same = Pair::<I>::with(key(9), key(9));
+    same.handshake();
+    same.exchange();
+
+    for (psk_a, psk_b) in [(key(9), key(8)), (key(9), None), (None, key(8))] {
+        let mut pair = Pair::<I>::with(psk_a, psk_b);
+        let initiation = pair.a.initiate(pair.now).unwrap();
+        let response = pair.b.receive(&initiation, pair.a.address, pair.now).reply();
+        let refused = pair.a.receive(&response, pair.b.address, pair.now);
+        assert_eq!(refused, Received::Rejected(Reject::BadHandshake));
+        assert!(!pair.a.session.is_live());
+    }
+}
+
+fn datagrams_for_another_key_fail_mac1<I: Identity>() {
+    let mut pair = Pair::<I>::new();
+    let mut stranger = I::new(&private_key(3), pair.now);
+    let initiation = pair.a.initiate(pair.now).unwrap();
+    assert_eq!(stranger.classify(&initiation, pair.a.address, pair.now), Err(Reject::BadMac));
+    let response = pair.b.receive(&initiation, pair.a.address, pair.now).reply();
+    assert_eq!(stranger.classify(&response, pair.b.address, pair.now), Err(Reject::BadMac));
+}
+
+fn the_initiation_names_its_sender<I: Identity>() {
+    let mut pair = Pair::<I>::new();
+    let initiation = pair.a.initiate(pair.now).unwrap();
+    let class = pair.b.identity.classify(&initiation, pair.a.address, pair.now);
+    assert_eq!(class, Ok(Classified::Initiation(pair.a.identity.public_key())));
+
+    // A caller that picks the wrong peer is told so.
+    let other = SessionConfig {
+        peer: private_key(4).public_key(),
+        preshared_key: None,
+        keepalive: 0,
+        index: PeerIndex::new(8).unwrap(),
+    };
+    let mut other = pair.b.identity.session(other, pair.now);
+    let mut out = [0; MAX_CONTROL_LEN];
+    let opened = other.open(&initiation, &mut out, pair.a.address, pair.now);
+    assert_eq!(opened, Err(Reject::BadHandshake));
+}
+
+fn a_replayed_initiation_is_refused<I: Identity>() {
+    let mut pair = Pair::<I>::new();
+    let initiation = pair.a.initiate(pair.now).unwrap();
+    pair.b.receive(&initiation, pair.a.address, pair.now).reply();
+    let again = pair.b.receive(&initiation, pair.a.address, pair.now);
+    assert_eq!(again, Received::Rejected(Reject::ReplayedHandshake));
+}
+
+fn a_replayed_response_is_refused<I: Identity>() {
+    let mut pair = Pair::<I>::new();
+    let initiation = pair.a.initiate(pair.now).unwrap();
+    let response = pair.b.receive(&initiation, pair.a.address, pair.now).reply();
+    pair.a.receive(&response, pair.b.address, pair.now).reply();
+    let again = pair.a.receive(&response, pair.b.address, pair.now);
+    assert_eq!(again, Received::Rejected(Reject::NoSession));
+    pair.exchange();
+}
+
+fn a_replayed_packet_is_refused<I: Identity>() {
+    let mut pair = Pair::<I>::new();
+    pair.handshake();
+    let sealed = pair.a.seal(&packet(64), pair.now).unwrap();
+    assert_eq!(pair.b.receive(&sealed, pair.a.address, pair.now), Received::Packet(packet(64)));
+    for _ in 0..2 {
+        let again = pair.b.receive(&sealed, pair.a.address, pair.now);
+        assert_eq!(again, Received::Rejected(Reject::Replay));
+    }
+}
+
+fn reordered_packets_are_accepted_within_the_window<I: Identity>() {
+    let mut pair = Pair::<I>::new();
+    pair.handshake();
+    let mut sealed: Vec<_> = (0..1500).map(|_| pair.a.seal(&packet(32), pair.now).unwrap()).collect();
+    let (too_late, late) = (sealed.remove(0), sealed.split_off(600));
+    for datagram in late.iter().rev() {
+        // The window is 1,024: the newest came first, and 900 fit behind it.
+        assert_eq!(pair.b.receive(datagram, pair.a.address, pair.now), Received::Packet(packet(32)));
+    }
+    let refused = pair.b.receive(&too_late, pair.a.address, pair.now);
+    assert_eq!(refused, Received::Rejected(Reject::Replay));
+}
+
+fn no_changed_byte_goes_unnoticed_in_data<I: Identity>() {
+    let mut pair = Pair::<I>::new();
+    pair.handshake();
+    let sealed = pair.a.seal(&packet(64), pair.now).unwrap();
+    for at in 0..sealed.len() {
+        let mut changed = sealed.clone();
+        changed[at] ^= 0x10;
+        let outcome = pair.b.receive(&changed, pair.a.address, pair.now);
+        assert!(matches!(outcome, Received::Rejected(_)), "byte {at}: {outcome:?}");
+    }
+    assert_eq!(pair.b.receive(&sealed, pair.a.address, pair.now), Received::Packet(packet(64)));
+}
+
+fn no_changed_byte_goes_unnoticed_in_handshakes<I: Identity>() {
+    let mut pair = Pair::<I>::new();
+    let initiation = pair.a.initiate(pair.now).unwrap();
+    // The last 16 bytes are mac2, which nobody reads while there is no load.
+    for at in 0..INITIATION_LEN - 16 {
+        let mut changed = initiation.clone();
+        changed[at] ^= 1;
+        let outcome = pair.b.receive(&changed, pair.a.address, pair.now);
+        assert!(matches!(outcome, Received::Rejected(_)), "byte {at}: {outcome:?}");
+    }
+    let response = pair.b.receive(&initiation, pair.a.address, pair.now).reply();
+    for at in 0..RESPONSE_LEN - 16 {
+        let mut changed = response.clone();
+        changed[at] ^= 1;
+        let outcome = pair.a.receive(&changed, pair.b.address, pair.now);
+        assert!(matches!(outcome, Received::Rejected(_)), "byte {at}: {outcome:?}");
+    }
+    pair.a.receive(&response, pair.b.address, pair.now).reply();
+    pair.exchange();
+}
+
+fn padding_is_trimmed_and_content_must_be_ip<I: Identity>() {
+    let mut pair = Pair::<I>::new();
+    pair.handshake();
+    let mut padded = packet(60);
+    padded.resize(64, 0);
+    let sealed = pair.a.seal(&padded, pair.now).unwrap();
+    assert_eq!(pair.b.receive(&sealed, pair.a.address, pair.now), Received::Packet(packet(60)));
+
+    let mut longer_than_it_is = packet(64);
+    longer_than_it_is[3] += 1;
+    let mut no_header = packet(64);
+    no_header[0] = 0x41;
+    let short_v6 = [0x60; 39].to_vec();
+    for bad in [longer_than_it_is, no_header, short_v6, vec![0; 64], vec![0x45; 3]] {
+        let sealed = pair.a.seal(&bad, pair.now).unwrap();
+        let outcome = pair.b.receive(&sealed, pair.a.address, pair.now);
+        assert_eq!(outcome, Received::Rejected(Reject::NotIp), "{bad:?}");
+        let again = pair.b.receive(&sealed, pair.a.address, pair.now);
+        assert_eq!(again, Received::Rejected(Reject::Replay), "its counter is used up");
+    }
+    pair.exchange();
+}
+
+fn an_empty_message_is_a_keepalive<I: Identity>() {
+    let mut pair = Pair::<I>::new();
+    pair.handshake();
+    let sealed = pair.a.seal(&[], pair.now).unwrap();
+    assert_eq!(sealed.len(), DATA_OVERHEAD);
+    assert_eq!(pair.b.receive(&sealed, pair.a.address, pair.now), Received::Keepalive);
+}
+
+fn a_small_buffer_consumes_nothing<I: Identity>() {
+    let mut pair = Pair::<I>::new();
+    let from = pair.a.address;
+    let refuses = |endpoint: &mut Endpoint<I>, datagram: &[u8], room: usize, now: Instant| {
+        let mut out = vec![0; room];
+        let outcome = endpoint.session.open(datagram, &mut out, from, now);
+        assert_eq!(outcome, Err(Reject::SmallBuffer));
+    };
+    let initiation = pair.a.initiate(pair.now).unwrap();
+    refuses(&mut pair.b, &initiation, MAX_CONTROL_LEN - 1, pair.now);
+    let response = pair.b.receive(&initiation, pair.a.address, pair.now).reply();
+    refuses(&mut pair.a, &response, MAX_CONTROL_LEN - 1, pair.now);
+    pair.a.receive(&response, pair.b.address, pair.now).reply();
+    let sealed = pair.a.seal(&packet(640), pair.now).unwrap();
+    for room in [0, MAX_CONTROL_LEN, sealed.len() - 1] {
+        refuses(&mut pair.b, &sealed, room, pair.now);
+    }
+    assert_eq!(pair.b.receive(&sealed, pair.a.address, pair.now), Received::Packet(packet(640)));
+}
+
+fn seal_wants_the_exact_length<I: Identity>() {
+    let mut pair = Pair::<I>::new();
+    pair.handshake();
+    for room in [0, 31, 32, 64 + 31, 64 + 33, 2000] {
+        let outcome = pair.a.session.seal(&packet(64), &mut vec![0; room], pair.now);
+        assert_eq!(outcome, Err(SealError::WrongLength), "{room}");
+    }
+    assert_eq!(pair.a.seal(&packet(64), pair.now).unwrap()[8..16], 1u64.to_le_bytes(), "no counter was used");
+}
+
+fn a_counter_past_the_limit_is_refused_before_decryption<I: Identity>() {
+    let mut pair = Pair::<I>::new();
+    pair.handshake();
+    let mut sealed = pair.a.seal(&packet(64), pair.now).unwrap();
+    for counter in [u64::MAX, u64::MAX - 1023, encrypt::REJECT_AFTER_MESSAGES] {
+        sealed[8..16].copy_from_slice(&counter.to_le_bytes());
+        let outcome = pair.b.receive(&sealed, pair.a.address, pair.now);
+        assert_eq!(outcome, Received::Rejected(Reject::Replay));
+    }
+    sealed[8..16].copy_from_slice(&(encrypt::REJECT_AFTER_MESSAGES - 1).to_le_bytes());
+    let outcome = pair.b.receive(&sealed, pair.a.address, pair.now);
+    assert_eq!(outcome, Received::Rejected(Reject::BadTag));
+}
+
+fn a_peer_that_lost_its_session_says_so<I: Identity>() {
+    let mut pair = Pair::<I>::new();
+    pair.handshake();
+    let (key_a, key_b) = (pair.a.identity.public_key(), pair.b.identity.public_key());
+    let config =
+        SessionConfig { peer: key_a, preshared_key: None, keepalive: 0, index: PeerIndex::new(7).unwrap() };
+    pair.b.session = pair.b.identity.session(config, pair.now);
+    assert_eq!(key_b, pair.b.identity.public_key());
+    let sealed = pair.a.seal(&packet(64), pair.now).unwrap();
+    let outcome = pair.b.receive(&sealed, pair.a.address, pair.now);
+    assert_eq!(outcome, Received::Rejected(Reject::NoSession));
+    // The next handshake mends it, from either side.
+    let initiation = pair.b.initiate(pair.now).unwrap();
+    let response = pair.a.receive(&initiation, pair.b.address, pair.now).reply();
+    let confirmation = pair.b.receive(&response, pair.a.address, pair.now).reply();
+    pair.a.receive(&confirmation, pair.b.address, pair.now);
+    pair.exchange();
+}
+
+/// An identity that takes every handshake for a load.
+trait Overloaded: Identity {
+    fn overloaded(key: &PrivateKey, now: Instant) -> Self;
+}
+
+impl Overloaded for InsecureIdentity {
+    fn overloaded(key: &PrivateKey, now: Instant) -> Self {
+        let mut identity = Self::new(key, now);
+        identity.set_under_load(true);
+        identity
+    }
+}
+
+impl Overloaded for BoringIdentity {
+    fn overloaded(key: &PrivateKey, now: Instant) -> Self {
+        Self::with_handshake_limit(key, 0, now)
+    }
+}
+
+fn under_load_a_cookie_must_be_earned<I: Overloaded>() {
+    let mut pair = Pair::<I>::new();
+    pair.b.identity = I::overloaded(&private_key(2), pair.now);
+    let first = pair.a.initiate(pair.now).unwrap();
+    let Received::CookieReply(reply) = pair.b.receive(&first, pair.a.address, pair.now) else {
+        panic!("no cookie under load");
+    };
+    assert_eq!((reply.len(), &reply[..4]), (COOKIE_REPLY_LEN, &[3, 0, 0, 0][..]));
+    assert_eq!(reply[4..8], first[4..8]);
+    assert_eq!(pair.a.receive(&reply, pair.b.address, pair.now), Received::CookieStored);
+    assert!(pair.a.session.is_initiating(), "the retry comes in its time");
+
+    pair.advance(secs(6));
+    let second = pair.a.initiate(pair.now).unwrap();
+    let elsewhere = "198.51.100.9:1000".parse().unwrap();
+    let spoofed = pair.b.identity.classify(&second, elsewhere, pair.now);
+    assert!(matches!(spoofed, Ok(Classified::CookieReply(_))), "a cookie is for one address");
+    let response = pair.b.receive(&second, pair.a.address, pair.now).reply();
+    assert_eq!(response.len(), RESPONSE_LEN);
+    pair.a.receive(&response, pair.b.address, pair.now).reply();
+    pair.exchange();
+}
+
+fn a_forged_cookie_is_refused<I: Overloaded>() {
+    let mut pair = Pair::<I>::new();
+    pair.b.identity = I::overloaded(&private_key(2), pair.now);
+    let initiation = pair.a.initiate(pair.now).unwrap();
+    let reply = pair.b.receive(&initiation, pair.a.address, pair.now).reply();
+    for at in 4..COOKIE_REPLY_LEN {
+        let mut forged = reply.clone();
+        forged[at] ^= 1;
+        let outcome = pair.a.open(&forged, pair.b.address, pair.now);
+        assert!(matches!(outcome, Received::Rejected(_)), "byte {at}: {outcome:?}");
+    }
+    assert_eq!(pair.b.open(&reply, pair.a.address, pair.now), Received::Rejected(Reject::NoSession));
+}
+
+fn sessions_can_be_sent_to_threads<I: Identity<Session: Send + 'static> + Send + 'static>() {
+    let mut pair = Pair::<I>::new();
+    pair.handshake();
+    std::thread::spawn(move || pair.exchange()).join().unwrap();
 }

@@ -94,6 +94,10 @@ impl Batch {
         Self { destination, buffer, number, segment_len: len, end: len, segments: 1, sent: 0, sealed: false }
     }
 
+    pub(crate) fn is_for(&self, to: &Destination) -> bool {
+        self.destination == *to
+    }
+
     /// May a datagram of `len` bytes join? The kernel cuts a train at every `segment_len` bytes, so
     /// only the last datagram may be shorter and none longer.
     pub(crate) const fn admits(

@@ -15,7 +15,7 @@ pub struct GsoQueue {
     batches: VecDeque<Batch>,
     /// The tag of each batch's destination. Finding the newest batch of a destination searches these,
     /// four bytes a batch, from the newest on.
-    tags: VecDeque<Tag>,
+    tags: Vec<Tag>,
     pool: Pool,
     max_segments: usize,
     buffer_bytes: usize,
@@ -31,7 +31,7 @@ impl GsoQueue {
         let buffer_bytes = config.buffer_bytes.max(1);
         let mut queue = Self {
             batches: VecDeque::with_capacity(buffers),
-            tags: VecDeque::with_capacity(buffers),
+            tags: Vec::with_capacity(buffers),
             pool: Pool::new(buffers, buffer_bytes),
             max_segments: 1,
             buffer_bytes,
@@ -81,7 +81,7 @@ impl GsoQueue {
         }
         let index = self.batches.partition_point(|earlier| earlier.number() < batch.number());
         self.bytes += batch.unsent().len();
-        self.tags.insert(index, Tag::of(batch.destination()));
+        self.tags.insert(index, Tag::of(&batch.destination()));
         self.batches.insert(index, batch);
     }
 
@@ -121,14 +121,21 @@ impl GsoQueue {
     }
 
     /// Where the newest batch of a destination is.
-    fn newest(&self, to: Destination) -> Option<usize> {
+    fn newest(&self, to: &Destination) -> Option<usize> {
         let last = self.batches.len().checked_sub(1)?;
         // A stream appends to the newest batch of all, again and again.
-        if self.batches[last].destination() == to {
+        if self.batches[last].is_for(to) {
             return Some(last);
         }
         let tag = Tag::of(to);
-        (0..last).rev().find(|&i| self.tags[i] == tag && self.batches[i].destination() == to)
+        let mut end = last;
+        while let Some(found) = tag.newest_in(&self.tags[..end]) {
+            if self.batches[found].is_for(to) {
+                return Some(found);
+            }
+            end = found; // another destination with the same tag
+        }
+        None
     }
 
     fn join<E>(
@@ -159,7 +166,7 @@ impl GsoQueue {
         let buffer = self.pool.take().ok_or(AppendError::Full)?;
 
         self.batches.push_back(Batch::open(self.counters.batches, to, buffer, len));
-        self.tags.push_back(Tag::of(to));
+        self.tags.push(Tag::of(&to));
         self.counters.batches += 1;
         Ok(())
     }
@@ -207,7 +214,7 @@ impl DatagramSink for GsoQueue {
             return Err(AppendError::TooLong(len));
         }
         // Only the newest batch of a destination is open: joining an older one would overtake.
-        match self.newest(to).map(|i| (i, self.batches[i].admits(len, self.max_segments, max_bytes))) {
+        match self.newest(&to).map(|i| (i, self.batches[i].admits(len, self.max_segments, max_bytes))) {
             Some((newest, Ok(()))) => self.join(newest, len, fill)?,
             Some((_, Err(refusal))) => {
                 self.open(to, len, fill)?;
@@ -228,7 +235,7 @@ impl DatagramSink for GsoQueue {
 struct Tag(u32);
 
 impl Tag {
-    fn of(to: Destination) -> Self {
+    fn of(to: &Destination) -> Self {
         /// 2^64 / φ, odd: multiplying by it spreads every input bit over the high half.
         const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
         let address = match to.remote.ip() {
@@ -241,6 +248,22 @@ impl Tag {
         let rest = u64::from(to.remote.port()) << 2 | to.ecn as u64;
         let mixed = (address.wrapping_mul(SPREAD) ^ rest).wrapping_mul(SPREAD);
         Self((mixed >> 32) as u32)
+    }
+
+    /// The last place in `tags` where this one stands.
+    fn newest_in(self, tags: &[Self]) -> Option<usize> {
+        /// Compared without a branch between them, so with vector instructions: a search through 128
+        /// tags, the default's worst case, takes 8 steps.
+        const AT_ONCE: usize = 16;
+        let mut end = tags.len();
+        for chunk in tags.rchunks(AT_ONCE) {
+            let start = end - chunk.len();
+            if chunk.iter().fold(false, |found, tag| found | (*tag == self)) {
+                return chunk.iter().rposition(|tag| *tag == self).map(|i| start + i);
+            }
+            end = start;
+        }
+        None
     }
 }
 

@@ -70,13 +70,17 @@ counters! {
         udp_refused,
         /// Datagrams for an address family we have no socket for.
         udp_no_socket,
-        /// Datagrams that never left because the data plane ended first.
-        udp_unsent_at_end,
         /// Frames from the TUN that are not packets, or do not match their virtio-net header.
         tun_malformed,
-        /// Packets the TUN refused (interface down, out of memory).
+        /// Frames that could not be read from the TUN.
+        tun_unreadable,
+        /// Packets from the TUN that found the UDP side full, although the loop stops reading in time.
+        tun_overrun,
+        /// Frames for the TUN while the interface was down.
+        tun_down,
+        /// Frames the TUN refused for another reason.
         tun_refused,
-        /// Packets that found the TUN's queue full.
+        /// Datagrams that came while the TUN took nothing more.
         tun_full,
     }
 }
@@ -109,20 +113,28 @@ counters! {
         sources_unpinned,
         /// `recvmmsg` calls, empty ones included.
         udp_recv_calls,
+        /// Of these, calls that failed otherwise than by being empty.
+        udp_recv_errors,
         /// Datagrams received, after splitting GRO buffers.
         udp_datagrams_received,
         /// Their bytes, UDP payload.
         udp_bytes_received,
         /// TUN reads, empty ones included.
         tun_reads,
+        /// Frames read.
+        tun_frames_read,
         /// Packets read, after segmenting super-packets.
         tun_packets_read,
         /// Bytes of the frames read, virtio-net headers excluded.
         tun_bytes_read,
         /// TUN writes.
         tun_writes,
-        /// Packets written, before coalescing.
+        /// Packets for the TUN, before coalescing.
         tun_packets_written,
+        /// Super-packets written.
+        tun_super_frames_written,
+        /// Super-packets the kernel refused, written again packet by packet.
+        tun_frames_replayed,
         /// Bytes of the frames written, virtio-net headers excluded.
         tun_bytes_written,
         /// Turns of the drive loop.
@@ -157,10 +169,7 @@ mod tests {
             histogram.record(size);
         }
         let counts: Vec<_> = histogram.buckets().collect();
-        assert_eq!(
-            counts,
-            [(1, 1), (2, 1), (4, 2), (8, 1), (16, 0), (32, 0), (64, 1), (128, 3)]
-        );
+        assert_eq!(counts, [(1, 1), (2, 1), (4, 2), (8, 1), (16, 0), (32, 0), (64, 1), (128, 3)]);
         assert_eq!(histogram.count(), 9);
         assert_eq!(histogram.sum(), 1 + 2 + 3 + 4 + 5 + 64 + 65 + 128 + 4_000);
     }

@@ -1,5 +1,7 @@
 //! Plain counters. Everything dropped has a reason, and every reason has a name.
 
+use encrypt::Reject;
+
 /// Declares a struct of `u64`s and the table of its names.
 macro_rules! counters {
     ($(#[$meta:meta])* $name:ident { $($(#[$doc:meta])* $field:ident,)* }) => {
@@ -102,6 +104,25 @@ counters! {
         rx_small_buffer,
         /// rx: refused for a reason that this version does not know.
         rx_other,
+    }
+}
+
+impl Drops {
+    /// Counts a datagram that the backend refused.
+    pub(crate) fn count(&mut self, reject: Reject) {
+        *match reject {
+            Reject::Malformed => &mut self.rx_malformed,
+            Reject::BadMac => &mut self.rx_bad_mac,
+            Reject::BadHandshake => &mut self.rx_bad_handshake,
+            Reject::NoSession => &mut self.rx_no_session,
+            Reject::BadTag => &mut self.rx_bad_tag,
+            Reject::Replay => &mut self.rx_replay,
+            Reject::ReplayedHandshake => &mut self.rx_replayed_handshake,
+            Reject::NotIp => &mut self.rx_not_ip,
+            Reject::UnderLoad => &mut self.rx_under_load,
+            Reject::SmallBuffer => &mut self.rx_small_buffer,
+            _ => &mut self.rx_other,
+        } += 1;
     }
 }
 

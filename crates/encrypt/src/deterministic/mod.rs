@@ -14,7 +14,7 @@ use std::{net::SocketAddr, time::Instant};
 
 use self::{
     cipher::{ReplayWindow, Word, checksum, scramble},
-    handshake::{Initiation, Local, Response},
+    handshake::{Initiation, Local, Macs, Response},
 };
 use crate::{
     COOKIE_REPLY_LEN, Classified, DATA_OVERHEAD, INITIATION_LEN, Identity, MAX_CONTROL_LEN, Opened,
@@ -48,9 +48,7 @@ impl InsecureIdentity {
         from: SocketAddr,
     ) -> Result<Option<Classified>, Reject> {
         let macs = handshake::macs(datagram);
-        if macs.mac1 != handshake::mac1(&self.public, macs.before_mac1) {
-            return Err(Reject::BadMac);
-        }
+        check_mac1(&self.public, &macs)?;
         let cookie = checksum(&[b"cookie", self.public.as_bytes(), from.ip().to_string().as_bytes()]);
         let proven = macs.mac2 == handshake::mac2(&cookie, macs.before_mac2);
         let reply = (self.under_load && !proven).then(|| {
@@ -142,6 +140,7 @@ impl InsecureSession {
     }
 
     fn open_initiation(&mut self, datagram: &[u8], out: &mut [u8], now: Instant) -> Result<Opened, Reject> {
+        check_mac1(&self.local.public, &handshake::macs(datagram))?;
         let initiation = Initiation::read(datagram, &self.local.public).ok_or(Reject::BadHandshake)?;
         self.local.accept(&initiation)?;
         let index = self.local.next_index();
@@ -154,19 +153,20 @@ impl InsecureSession {
             keys.responder,
             keys.initiator,
         );
-        self.timers.received(Content::Empty, now);
-        self.timers.sent(Content::Empty, now);
+        self.timers.received(Content::Handshake, now);
+        self.timers.sent(Content::Handshake, now);
         Ok(Opened::Reply { len: RESPONSE_LEN, handshake: true })
     }
 
     fn open_response(&mut self, datagram: &[u8], out: &mut [u8], now: Instant) -> Result<Opened, Reject> {
+        check_mac1(&self.local.public, &handshake::macs(datagram))?;
         let response = Response::read(datagram);
         let keys = self.local.complete(&response)?;
         let birth = Birth { at: now, initiator: true };
         self.store(response.receiver, response.sender, birth, keys.initiator, keys.responder);
         self.current = response.receiver;
         self.timers.session_confirmed(birth);
-        self.timers.received(Content::Empty, now);
+        self.timers.received(Content::Handshake, now);
         // The first message confirms the keys to the responder.
         let confirmation = &mut out[..DATA_OVERHEAD];
         self.seal(&[], confirmation, now).map_err(|_| Reject::NoSession)?;
@@ -205,7 +205,7 @@ impl InsecureSession {
             self.timers.session_confirmed(birth);
         }
         let packet = packet_len(plaintext);
-        self.timers.received(if packet.is_some() { Content::Data } else { Content::Empty }, now);
+        self.timers.received(if packet.is_some() { Content::Packet } else { Content::Keepalive }, now);
         match packet {
             Some(len) => Ok(Opened::Packet { len }),
             None if len == 0 => Ok(Opened::Keepalive),
@@ -250,7 +250,7 @@ impl Session for InsecureSession {
         body.copy_from_slice(plaintext);
         tag.copy_from_slice(&checksum(&[&slot.send, &counter.to_le_bytes(), plaintext]));
         scramble(&slot.send, counter, body);
-        self.timers.sent(if plaintext.is_empty() { Content::Empty } else { Content::Data }, now);
+        self.timers.sent(if plaintext.is_empty() { Content::Keepalive } else { Content::Packet }, now);
         Ok(())
     }
 
@@ -320,6 +320,10 @@ impl Session for InsecureSession {
     fn poll_timeout(&self) -> Option<Instant> {
         self.timers.poll_timeout()
     }
+}
+
+fn check_mac1(ours: &PublicKey, macs: &Macs<'_>) -> Result<(), Reject> {
+    if macs.mac1 == handshake::mac1(ours, macs.before_mac1) { Ok(()) } else { Err(Reject::BadMac) }
 }
 
 const fn slot_of(index: u32) -> usize {

@@ -183,6 +183,56 @@ impl<I: Identity> Pair<I> {
     }
 }
 
+/// What a timer sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sent {
+    Initiation,
+    Keepalive,
+    Expired,
+}
+
+impl<I: Identity> Pair<I> {
+    /// Lets time pass until every deadline before `now + time` has been met, and delivers what the timers
+    /// send if the network is `up`. Gives what each did, and how many whole seconds from now.
+    pub fn run(&mut self, time: Duration, up: bool) -> Vec<(u64, char, Sent)> {
+        let (began, end) = (self.now, self.now + time);
+        let mut log = Vec::new();
+        for _ in 0..1000 {
+            let next = [&self.a, &self.b].map(|endpoint| endpoint.session.poll_timeout());
+            let Some(next) = next.into_iter().flatten().min().filter(|next| *next <= end) else {
+                self.now = end;
+                return log;
+            };
+            self.now = self.now.max(next);
+            let second = (self.now - began).as_secs();
+            for name in ['a', 'b'] {
+                let (from, to) =
+                    if name == 'a' { (&mut self.a, &mut self.b) } else { (&mut self.b, &mut self.a) };
+                let (messages, expired) = from.run_timers(self.now);
+                for message in messages {
+                    log.push((
+                        second,
+                        name,
+                        if message[0] == 1 { Sent::Initiation } else { Sent::Keepalive },
+                    ));
+                    if up {
+                        deliver(from, to, message, self.now);
+                    }
+                }
+                log.extend((0..expired).map(|_| (second, name, Sent::Expired)));
+            }
+        }
+        panic!("the timers never come to rest");
+    }
+}
+
+/// Delivers a message and the answers to it.
+fn deliver<I: Identity>(from: &mut Endpoint<I>, to: &mut Endpoint<I>, message: Vec<u8>, now: Instant) {
+    if let Received::Reply(answer) = to.receive(&message, from.address, now) {
+        deliver(to, from, answer, now);
+    }
+}
+
 /// Runs each generic test function against a backend.
 #[macro_export]
 macro_rules! for_backend {

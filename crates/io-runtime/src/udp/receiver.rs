@@ -68,17 +68,23 @@ impl Receiver {
                 let drained = buffers < self.buffers;
                 Ok(Received { buffers, drained })
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Received { buffers: 0, drained: true }),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                Ok(Received { buffers: 0, drained: true })
+            }
             Err(error) => Err(error),
         }
     }
 
     /// Every datagram of the last call, with how it came.
     pub(crate) fn datagrams(&self, received: Received) -> impl Iterator<Item = (Arrival, &[u8])> {
-        self.memory.chunks(self.buffer_len).zip(&self.meta).take(received.buffers).flat_map(|(buffer, meta)| {
-            let arrival = Arrival { remote: meta.addr, local: meta.dst_ip.filter(can_pin), ecn: ecn(meta.ecn) };
-            split(&buffer[..meta.len.min(buffer.len())], meta.stride).map(move |datagram| (arrival, datagram))
-        })
+        self.memory.chunks(self.buffer_len).zip(&self.meta).take(received.buffers).flat_map(
+            |(buffer, meta)| {
+                let arrival =
+                    Arrival { remote: meta.addr, local: meta.dst_ip.filter(can_pin), ecn: ecn(meta.ecn) };
+                split(&buffer[..meta.len.min(buffer.len())], meta.stride)
+                    .map(move |datagram| (arrival, datagram))
+            },
+        )
     }
 
     /// Counts what the last call gave.

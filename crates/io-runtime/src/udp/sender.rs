@@ -6,7 +6,10 @@
 //! * A full socket keeps its batch, and how far it was sent; the other socket goes on.
 //! * EINVAL with a pinned source address is first taken as the address having gone: once without it.
 
-use std::{io, time::{Duration, Instant}};
+use std::{
+    io,
+    time::{Duration, Instant},
+};
 
 use gso_queue::{Batch, Destination, Ecn, GsoQueue};
 use quinn_udp::{EcnCodepoint, Transmit};

@@ -1,5 +1,6 @@
 //! Linux's TUN device, with a virtio-net header in front of every packet.
 
+mod inherit;
 mod name;
 mod sys;
 
@@ -20,8 +21,8 @@ use nix::{
     sys::socket::{AddressFamily, SockFlag, SockType, socket},
 };
 
-pub use self::name::check_interface_name;
 use self::sys::TunFlags;
+pub use self::{inherit::inherited_fd, name::check_interface_name};
 use crate::{Error, Offloads, TunDevice, VNET_HEADER_LEN};
 
 /// How to set up a [`LinuxTun`].

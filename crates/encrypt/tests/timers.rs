@@ -1,0 +1,258 @@
+//! WireGuard's timers (§6) in simulated time: every backend alike.
+
+mod common;
+
+use common::{Endpoint, Pair, Received, Sent, packet, private_key, secs, start};
+use encrypt::{
+    Identity, KEEPALIVE_TIMEOUT, PeerIndex, REJECT_AFTER_TIME, REKEY_AFTER_TIME, REKEY_ATTEMPT_TIME, Reject,
+    SealError, Session, SessionConfig,
+};
+
+macro_rules! all {
+    ($module:ident, $identity:ty) => {
+        for_backend!(
+            $module,
+            $identity,
+            [
+                a_peer_that_was_never_used_has_no_deadline,
+                an_unanswered_handshake_is_retried_and_given_up_once,
+                the_packet_after_giving_up_starts_afresh,
+                a_persistent_keepalive_goes_on_after_giving_up,
+                the_initiator_renews_when_it_sends_on_an_old_session,
+                the_responder_does_not_renew_by_age,
+                the_initiator_renews_when_it_receives_near_the_end,
+                a_session_ends_after_three_minutes,
+                a_session_that_ends_while_a_handshake_runs_is_not_reported,
+                an_idle_session_sends_nothing_and_comes_to_rest,
+                received_data_is_answered_within_ten_seconds,
+                silence_after_sending_starts_a_handshake,
+                an_answer_ends_the_silence,
+                a_persistent_keepalive_opens_the_session_and_keeps_it,
+                a_persistent_keepalive_can_be_turned_on_and_off,
+                traffic_puts_the_persistent_keepalive_off,
+                both_sides_survive_an_hour_of_traffic,
+            ]
+        );
+    };
+}
+
+all!(deterministic, encrypt::deterministic::InsecureIdentity);
+all!(boring, encrypt::boring::BoringIdentity);
+
+use Sent::{Expired, Initiation, Keepalive};
+
+fn a_peer_that_was_never_used_has_no_deadline<I: Identity>() {
+    let mut pair = Pair::<I>::new();
+    assert_eq!(pair.a.session.poll_timeout(), None);
+    pair.advance(secs(100_000));
+    assert_eq!(pair.a.run_timers(pair.now), (vec![], 0));
+    assert_eq!(pair.a.session.poll_timeout(), None);
+}
+
+fn an_unanswered_handshake_is_retried_and_given_up_once<I: Identity>() {
+    let mut pair = Pair::<I>::new();
+    pair.a.initiate(pair.now).unwrap();
+    let log = pair.run(secs(3600), false);
+    let (last, retries) = log.split_last().unwrap();
+    assert_eq!(*last, (REKEY_ATTEMPT_TIME.as_secs(), 'a', Expired));
+    assert!(retries.iter().all(|(_, who, what)| (*who, *what) == ('a', Initiation)), "{retries:?}");
+    let pauses = retries.windows(2).map(|pair| pair[1].0 - pair[0].0);
+    assert!(pauses.clone().all(|pause| (5..=6).contains(&pause)), "{retries:?}");
+    assert!((16..=17).contains(&retries.len()), "{retries:?}");
+    assert!(!pair.a.session.is_initiating() && !pair.a.session.is_live());
+    assert_eq!(pair.a.session.poll_timeout(), None);
+}
+
+fn the_packet_after_giving_up_starts_afresh<I: Identity>() {
+    let mut pair = Pair::<I>::new();
+    pair.a.initiate(pair.now).unwrap();
+    pair.run(REKEY_ATTEMPT_TIME, false);
+    pair.handshake();
+    pair.exchange();
+    // And the other way round: a session that was given up while it still lived.
+    pair.a.seal(&packet(64), pair.now).unwrap();
+    let log = pair.run(secs(15) + REKEY_ATTEMPT_TIME, false);
+    assert_eq!(log.last().map(|event| event.2), Some(Expired), "{log:?}");
+    assert_eq!(pair.a.seal(&packet(64), pair.now), Err(SealError::NoSession));
+    pair.handshake();
+    pair.exchange();
+}
+
+fn a_persistent_keepalive_goes_on_after_giving_up<I: Identity>() {
+    let mut pair = Pair::<I>::new();
+    pair.a.session.set_keepalive(25, pair.now);
+    let log = pair.run(secs(600), false);
+    let given_up = log.iter().filter(|event| event.2 == Expired).count();
+    assert!(given_up >= 4, "{log:?}");
+    // The network comes back: so does the session, though nobody sends.
+    pair.run(secs(130), true);
+    assert!(pair.a.session.is_live() && pair.b.session.is_live());
+}
+
+fn the_initiator_renews_when_it_sends_on_an_old_session<I: Identity>() {
+    let mut pair = Pair::<I>::new();
+    pair.handshake();
+    pair.run(REKEY_AFTER_TIME - secs(1), true);
+    pair.exchange();
+    assert_eq!(pair.run(secs(1), true), [], "not yet");
+    pair.a_to_b();
+    assert!(pair.a.session.poll_timeout().is_some_and(|at| at <= pair.now), "due at once");
+    assert_eq!(pair.run(secs(0), true), [(0, 'a', Initiation)]);
+    // The new session is three minutes from its end, the old one was one.
+    pair.exchange();
+    pair.run(REKEY_AFTER_TIME - secs(1), true);
+    assert!(pair.a.session.is_live());
+    pair.exchange();
+}
+
+fn the_responder_does_not_renew_by_age<I: Identity>() {
+    let mut pair = Pair::<I>::new();
+    pair.handshake();
+    pair.advance(REKEY_AFTER_TIME + secs(1));
+    pair.b_to_a();
+    assert_eq!(pair.run(secs(5), true), []);
+}
+
+fn the_initiator_renews_when_it_receives_near_the_end<I: Identity>() {
+    let mut pair = Pair::<I>::new();
+    pair.handshake();
+    pair.advance(secs(164));
+    pair.b_to_a();
+    assert_eq!(pair.run(secs(1), true), [], "not yet");
+    pair.b_to_a();
+    assert_eq!(pair.run(secs(0), false), [(0, 'a', Initiation)]);
+    pair.b_to_a();
+    assert_eq!(pair.run(secs(0), false), [], "once is enough");
+}
+
+fn a_session_ends_after_three_minutes<I: Identity>() {
+    let mut pair = Pair::<I>::new();
+    pair.handshake();
+    pair.advance(REJECT_AFTER_TIME - secs(1));
+    let late = pair.b.seal(&packet(64), pair.now).unwrap();
+    pair.advance(secs(1));
+    assert_eq!(pair.a.seal(&packet(64), pair.now), Err(SealError::NoSession));
+    let outcome = pair.a.receive(&late, pair.b.address, pair.now);
+    assert_eq!(outcome, Received::Rejected(Reject::NoSession));
+    let (sent, expired) = pair.a.run_timers(pair.now);
+    assert_eq!((sent.len(), expired), (0, 1));
+    assert!(!pair.a.session.is_live());
+    assert_eq!(pair.a.run_timers(pair.now), (vec![], 0), "reported once");
+    pair.handshake();
+    pair.exchange();
+}
+
+fn a_session_that_ends_while_a_handshake_runs_is_not_reported<I: Identity>() {
+    let mut pair = Pair::<I>::new();
+    pair.handshake();
+    pair.advance(REJECT_AFTER_TIME - secs(2));
+    pair.a.seal(&packet(64), pair.now).unwrap();
+    let log = pair.run(secs(20), false);
+    assert!(log.iter().any(|event| event.1 == 'a'), "{log:?}");
+    assert!(log.iter().all(|event| event.1 == 'b' || event.2 == Initiation), "{log:?}");
+}
+
+fn an_idle_session_sends_nothing_and_comes_to_rest<I: Identity>() {
+    let mut pair = Pair::<I>::new();
+    pair.handshake();
+    pair.exchange();
+    let log = pair.run(secs(3600), true);
+    // b sent last, so a owes it one keepalive; then both sessions end.
+    assert_eq!(log, [(10, 'a', Keepalive), (180, 'a', Expired), (180, 'b', Expired)]);
+    assert_eq!((pair.a.session.poll_timeout(), pair.b.session.poll_timeout()), (None, None));
+}
+
+fn received_data_is_answered_within_ten_seconds<I: Identity>() {
+    let mut pair = Pair::<I>::new();
+    pair.handshake();
+    pair.a_to_b();
+    pair.advance(secs(3));
+    pair.a_to_b();
+    assert_eq!(pair.run(KEEPALIVE_TIMEOUT, true), [(7, 'b', Keepalive)]);
+    assert_eq!(pair.run(secs(60), true), [], "a keepalive is not answered");
+}
+
+fn silence_after_sending_starts_a_handshake<I: Identity>() {
+    let mut pair = Pair::<I>::new();
+    pair.handshake();
+    pair.advance(secs(30));
+    pair.a.seal(&packet(64), pair.now).unwrap();
+    assert_eq!(pair.run(secs(14), false), []);
+    pair.a.seal(&packet(64), pair.now).unwrap();
+    assert_eq!(pair.run(secs(1), true), [(1, 'a', Initiation)]);
+    assert!(!pair.a.session.is_initiating());
+    pair.exchange();
+}
+
+fn an_answer_ends_the_silence<I: Identity>() {
+    let mut pair = Pair::<I>::new();
+    pair.handshake();
+    pair.a_to_b();
+    let log = pair.run(secs(30), true);
+    assert_eq!(log, [(10, 'b', Keepalive)]);
+}
+
+fn a_persistent_keepalive_opens_the_session_and_keeps_it<I: Identity>() {
+    let now = start();
+    let mut identities = [I::new(&private_key(1), now), I::new(&private_key(2), now)];
+    let mut endpoint = |own: usize, keepalive| {
+        let config = SessionConfig {
+            peer: private_key(2 - own as u8).public_key(),
+            preshared_key: None,
+            keepalive,
+            index: PeerIndex::new(0).unwrap(),
+        };
+        identities[own].session(config, now)
+    };
+    let (session_a, session_b) = (endpoint(0, 25), endpoint(1, 0));
+    assert_eq!(session_a.poll_timeout(), Some(now), "the first is due at once");
+    let [a, b] = identities;
+    let endpoint = |identity, session| Endpoint { identity, session, address: "[::1]:5".parse().unwrap() };
+    let mut pair = Pair { a: endpoint(a, session_a), b: endpoint(b, session_b), now };
+    let log = pair.run(secs(100), true);
+    let expected = [(0, Initiation), (25, Keepalive), (50, Keepalive), (75, Keepalive), (100, Keepalive)];
+    assert_eq!(log, expected.map(|(second, what)| (second, 'a', what)));
+    // The keepalive at 125 s finds the session old and renews it, so there is never a time without one.
+    let log = pair.run(secs(600), true);
+    let initiations: Vec<_> = log.iter().filter(|event| event.2 != Keepalive).collect();
+    assert_eq!(initiations[..2], [&(25, 'a', Initiation), &(150, 'a', Initiation)]);
+    assert!(initiations.iter().all(|event| event.2 == Initiation), "{initiations:?}");
+}
+
+fn a_persistent_keepalive_can_be_turned_on_and_off<I: Identity>() {
+    let mut pair = Pair::<I>::new();
+    pair.handshake();
+    pair.advance(secs(50));
+    pair.b.session.set_keepalive(10, pair.now);
+    assert_eq!(pair.run(secs(21), true).len(), 3, "at once, after 10 s and after 20 s");
+    pair.b.session.set_keepalive(5, pair.now);
+    assert_eq!(pair.run(secs(4), true), [(4, 'b', Keepalive)]);
+    pair.b.session.set_keepalive(0, pair.now);
+    assert_eq!(pair.run(secs(60), true), []);
+    assert!(pair.a.session.is_live(), "the session was not touched");
+}
+
+fn traffic_puts_the_persistent_keepalive_off<I: Identity>() {
+    let mut pair = Pair::<I>::new();
+    pair.handshake();
+    pair.a.session.set_keepalive(8, pair.now);
+    pair.run(secs(0), true);
+    for _ in 0..10 {
+        assert_eq!(pair.run(secs(7), true), []);
+        pair.exchange();
+    }
+    assert_eq!(pair.run(secs(8), true), [(8, 'a', Keepalive)]);
+}
+
+fn both_sides_survive_an_hour_of_traffic<I: Identity>() {
+    let mut pair = Pair::<I>::new();
+    pair.handshake();
+    let mut initiations = 0;
+    for _ in 0..3600 {
+        pair.exchange();
+        let log = pair.run(secs(1), true);
+        initiations += log.iter().filter(|event| event.2 == Initiation).count();
+        assert!(log.iter().all(|event| event.2 == Initiation), "{log:?}");
+    }
+    assert_eq!(initiations, 29, "one every two minutes");
+}

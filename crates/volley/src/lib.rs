@@ -1,0 +1,10 @@
+#![doc = include_str!("../README.md")]
+#![forbid(unsafe_code)]
+
+pub mod cli;
+pub mod daemon;
+pub mod log;
+mod trouble;
+pub mod uapi;
+
+pub use trouble::{Trouble, WithFix};
