@@ -2,6 +2,14 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+/// The longest UDP payload over IPv4, bytes: 65,535 less 20 of IP header and 8 of UDP (RFC 791, RFC 768).
+pub const MAX_PAYLOAD_V4: usize = 65_535 - 20 - 8;
+
+/// The longest payload that we send over IPv6, bytes. UDP and Linux take 40 more, but then the train with
+/// its IPv6 header is longer than 65,535 bytes, more than a device has to take (`GSO_LEGACY_MAX_SIZE`,
+/// linux/netdevice.h).
+pub const MAX_PAYLOAD_V6: usize = 65_535 - 40 - 8;
+
 /// The two ECN bits of an IP header (RFC 3168 §5), in their wire values.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u8)]
@@ -46,6 +54,14 @@ impl Destination {
     pub const fn new(remote: SocketAddr) -> Self {
         Self { remote, local: None, ecn: Ecn::NotEct }
     }
+
+    /// The most bytes that one send may carry there: [`MAX_PAYLOAD_V4`] or [`MAX_PAYLOAD_V6`].
+    pub const fn max_payload(&self) -> usize {
+        match self.remote {
+            SocketAddr::V4(_) => MAX_PAYLOAD_V4,
+            SocketAddr::V6(_) => MAX_PAYLOAD_V6,
+        }
+    }
 }
 
 /// Why [`DatagramSink::append`] appended nothing.
@@ -55,9 +71,12 @@ pub enum AppendError<E> {
     /// The sink is at its memory bound: flush it, then append again. `fill` was not called.
     #[error("the sink is full: flush it first")]
     Full,
-    /// No UDP datagram is this long on this address family. `fill` was not called.
+    /// No UDP datagram is this long on this address family, or no buffer of the sink. `fill` was not called.
     #[error("a datagram of {0} bytes is longer than UDP allows")]
     TooLong(usize),
+    /// `len` was 0: WireGuard has no empty datagrams, and a train of them has no end. `fill` was not called.
+    #[error("a datagram has at least one byte")]
+    Empty,
     /// `fill` failed; the sink is as it was before the call.
     #[error("the datagram could not be written")]
     Fill(#[source] E),
@@ -88,6 +107,12 @@ impl DatagramSink for Vec<(Destination, Vec<u8>)> {
         len: usize,
         fill: impl FnOnce(&mut [u8]) -> Result<(), E>,
     ) -> Result<(), AppendError<E>> {
+        if len == 0 {
+            return Err(AppendError::Empty);
+        }
+        if len > to.max_payload() {
+            return Err(AppendError::TooLong(len));
+        }
         let mut datagram = vec![0; len];
         fill(&mut datagram).map_err(AppendError::Fill)?;
         self.push((to, datagram));

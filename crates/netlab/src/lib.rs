@@ -1,2 +1,24 @@
 #![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
+
+mod account;
+pub mod clock;
+mod daemon;
+mod ethtool;
+mod link;
+mod namespace;
+mod require;
+mod traffic;
+mod tunnel;
+mod uapi;
+
+pub use account::{KernelCounters, Memory, machine_busy, process_cpu, process_memory};
+pub use daemon::{Daemon, Implementation};
+pub use link::{InterfaceCounters, connect};
+pub use namespace::{Host, enter_user_namespace, unavailable};
+pub use require::{NOT_RUN_FILE, Need, REQUIRE_ALL, can_run, find_program, not_run};
+pub use traffic::{
+    Amount, PingReport, TcpPlan, TcpReport, TcpTransfer, UdpPlan, UdpReport, ping, ping_for, udp_stream,
+};
+pub use tunnel::{Side, Tunnel, TunnelBuilder};
+pub use uapi::{DeviceConfig, PeerConfig, Uapi};

@@ -5,6 +5,38 @@ use std::{net::SocketAddr, time::Instant};
 use encrypt::{PresharedKey, PrivateKey, PublicKey};
 use ipnet::IpNet;
 
+/// The tunnel's own bounds. None of them is part of WireGuard's configuration.
+#[derive(Clone, Copy, Debug)]
+pub struct TunnelConfig {
+    /// Inner MTU, bytes: packets are padded to 16 bytes, but never beyond it (paper §5.4.6).
+    pub mtu: usize,
+    /// Most peers the tunnel accepts.
+    pub max_peers: usize,
+    /// Most packets that wait for one peer's handshake.
+    pub waiting_packets: usize,
+    /// Most bytes that wait for one peer's handshake.
+    pub waiting_bytes: usize,
+    /// Most bytes that wait for all peers' handshakes together.
+    pub waiting_bytes_total: usize,
+}
+
+impl Default for TunnelConfig {
+    fn default() -> Self {
+        Self {
+            // What wg-quick sets when the route says nothing: 1500 − 40 (IPv6) − 8 (UDP) − 32.
+            mtu: 1420,
+            // The kernel's bound (drivers/net/wireguard/messages.h, MAX_PEERS_PER_DEVICE).
+            max_peers: 1 << 20,
+            // The kernel's bound (messages.h, MAX_STAGED_PACKETS).
+            waiting_packets: 128,
+            // 128 packets of an Ethernet MTU.
+            waiting_bytes: 128 * 1500,
+            // Some twenty dead peers at their bound; a tenth of the memory the daemon may use.
+            waiting_bytes_total: 4 << 20,
+        }
+    }
+}
+
 /// A change to a tunnel, applied whole or not at all. Fields left `None` stay as they are.
 #[derive(Clone, Debug, Default)]
 pub struct TunnelUpdate {

@@ -1,6 +1,20 @@
 #![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
+mod allowed_ips;
 mod config;
+mod control;
+mod counters;
+mod deadlines;
+mod inner;
+mod peer;
+mod peer_table;
+mod shared;
+mod tunnel;
+mod update;
+mod waiting;
 
-pub use config::{AllowedIpUpdate, PeerStatus, PeerUpdate, TunnelUpdate};
+pub use config::{AllowedIpUpdate, PeerStatus, PeerUpdate, TunnelConfig, TunnelUpdate};
+pub use counters::{Counters, Drops, Traffic};
+pub use tunnel::{Arrival, SinkFull, Tunnel};
+pub use update::UpdateError;

@@ -1,0 +1,392 @@
+//! The queue against a naive model: same appends, pops, partial sends, failures and restores, and after
+//! each step both must agree.
+
+use gso_queue::{AppendError, Batch, DatagramSink, Destination, Ecn, GsoQueue, QueueConfig, QueueCounters};
+use proptest::{collection::vec, prelude::*, sample::Index};
+
+const BUFFERS: usize = 6;
+const DESTINATIONS: usize = 5;
+
+/// Two IPv4 peers, an IPv6 one, and the first again with a pinned source and with another ECN codepoint.
+fn destination(i: usize) -> Destination {
+    let first = Destination::new("192.0.2.1:51820".parse().unwrap());
+    match i {
+        0 => first,
+        1 => Destination::new("192.0.2.2:51820".parse().unwrap()),
+        2 => Destination::new("[2001:db8::1]:51820".parse().unwrap()),
+        3 => Destination { local: Some("192.0.2.99".parse().unwrap()), ..first },
+        _ => Destination { ecn: Ecn::Ect0, ..first },
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Append {
+        to: usize,
+        len: usize,
+        fails: bool,
+    },
+    Pop,
+    /// Pops the first batch whose destination's bit is set.
+    PopWhere(u8),
+    /// Sends this many datagrams of the oldest held batch of some destination.
+    Send(Index, usize),
+    /// Puts a held batch back, sent or not.
+    Restore(Index),
+    /// Gives up a held batch, by recycling or by dropping it.
+    GiveUp {
+        which: Index,
+        recycle: bool,
+    },
+    SetMaxSegments(usize),
+}
+
+fn len() -> impl Strategy<Value = usize> {
+    prop_oneof![
+        8 => prop::sample::select(vec![1_usize, 60, 64, 100, 1452]),
+        2 => 1..2000_usize,
+        1 => prop::sample::select(vec![0, 20_000, 32_743, 32_744, 65_486, 65_487, 65_488, 65_507, 65_508]),
+    ]
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        12 => (0..DESTINATIONS, len(), prop::bool::weighted(0.15))
+            .prop_map(|(to, len, fails)| Step::Append { to, len, fails }),
+        2 => Just(Step::Pop),
+        1 => any::<u8>().prop_map(Step::PopWhere),
+        3 => (any::<Index>(), 0..5_usize).prop_map(|(which, n)| Step::Send(which, n)),
+        2 => any::<Index>().prop_map(Step::Restore),
+        1 => (any::<Index>(), any::<bool>()).prop_map(|(which, recycle)| Step::GiveUp { which, recycle }),
+        1 => (0..6_usize).prop_map(Step::SetMaxSegments),
+    ]
+}
+
+/// What a batch should be: whole datagrams in a list.
+#[derive(Clone, Debug)]
+struct ModelBatch {
+    number: usize,
+    to: usize,
+    segment_len: usize,
+    /// Those not yet sent.
+    datagrams: Vec<Vec<u8>>,
+    /// Their number and bytes when all were there.
+    segments: usize,
+    bytes: usize,
+    open: bool,
+}
+
+/// The rule, written down as plainly as it can be.
+struct Model {
+    waiting: Vec<ModelBatch>,
+    held: Vec<ModelBatch>,
+    max_segments: usize,
+    opened: usize,
+    appended: u64,
+}
+
+impl Model {
+    fn append(&mut self, to: usize, content: &[u8], fails: bool) -> Result<(), AppendError<()>> {
+        let len = content.len();
+        let cap = if destination(to).remote.is_ipv4() { 65_507 } else { 65_487 };
+        if len == 0 {
+            return Err(AppendError::Empty);
+        }
+        if len > cap {
+            return Err(AppendError::TooLong(len));
+        }
+        let all_in_use = self.waiting.len() + self.held.len() == BUFFERS;
+        let newest = self.waiting.iter_mut().rfind(|batch| batch.to == to);
+        let joins = newest.filter(|batch| {
+            batch.open
+                && len <= batch.segment_len
+                && batch.segments < self.max_segments
+                && batch.bytes + len <= cap
+        });
+        if joins.is_none() && all_in_use {
+            return Err(AppendError::Full);
+        }
+        if fails {
+            return Err(AppendError::Fill(()));
+        }
+        self.appended += 1;
+        if let Some(batch) = joins {
+            batch.datagrams.push(content.to_vec());
+            batch.segments += 1;
+            batch.bytes += len;
+            batch.open = len == batch.segment_len;
+            return Ok(());
+        }
+        self.waiting.push(ModelBatch {
+            number: self.opened,
+            to,
+            segment_len: len,
+            datagrams: vec![content.to_vec()],
+            segments: 1,
+            bytes: len,
+            open: true,
+        });
+        self.opened += 1;
+        Ok(())
+    }
+
+    fn pop(&mut self, mask: u8) -> Option<ModelBatch> {
+        let i = self.waiting.iter().position(|batch| mask & (1 << batch.to) != 0)?;
+        let mut batch = self.waiting.remove(i);
+        batch.open = false;
+        self.held.push(batch.clone());
+        Some(batch)
+    }
+
+    fn restore(&mut self, i: usize) {
+        let batch = self.held.remove(i);
+        if batch.datagrams.is_empty() {
+            return;
+        }
+        self.waiting.push(batch);
+        self.waiting.sort_by_key(|batch| batch.number);
+    }
+
+    /// The held batches that a sender may send from next: per destination the oldest, and none while an
+    /// older one waits in the queue.
+    fn sendable(&self) -> Vec<usize> {
+        let older_exists = |batch: &ModelBatch| {
+            let mut all = self.waiting.iter().chain(&self.held);
+            all.any(|other| other.to == batch.to && other.number < batch.number)
+        };
+        (0..self.held.len()).filter(|&i| !older_exists(&self.held[i])).collect()
+    }
+}
+
+/// The queue and the model side by side, and what each destination has received.
+struct Rig {
+    queue: GsoQueue,
+    held: Vec<Batch>,
+    model: Model,
+    appended: [Vec<Vec<u8>>; DESTINATIONS],
+    received: [Vec<Vec<u8>>; DESTINATIONS],
+    /// Datagrams of batches given up, by destination.
+    given_up: [Vec<Vec<u8>>; DESTINATIONS],
+    serial: u32,
+}
+
+impl Rig {
+    fn new() -> Self {
+        let config = QueueConfig { buffers: BUFFERS, max_segments: 4, ..QueueConfig::default() };
+        Self {
+            queue: GsoQueue::new(config),
+            held: Vec::new(),
+            model: Model { waiting: Vec::new(), held: Vec::new(), max_segments: 4, opened: 0, appended: 0 },
+            appended: Default::default(),
+            received: Default::default(),
+            given_up: Default::default(),
+            serial: 0,
+        }
+    }
+
+    fn run(&mut self, step: &Step) {
+        match step {
+            Step::Append { to, len, fails } => self.append(*to, *len, *fails),
+            Step::Pop => self.pop(u8::MAX),
+            Step::PopWhere(mask) => self.pop(*mask),
+            Step::Send(which, datagrams) => {
+                let sendable = self.model.sendable();
+                if !sendable.is_empty() {
+                    self.send(*which.get(&sendable), *datagrams);
+                }
+            }
+            Step::Restore(which) if !self.held.is_empty() => self.restore(which.index(self.held.len())),
+            Step::GiveUp { which, recycle } if !self.held.is_empty() => {
+                self.give_up(which.index(self.held.len()), *recycle);
+            }
+            Step::Restore(_) | Step::GiveUp { .. } => {}
+            Step::SetMaxSegments(n) => {
+                self.queue.set_max_segments(*n);
+                self.model.max_segments = (*n).max(1);
+            }
+        }
+        self.compare();
+    }
+
+    fn append(&mut self, to: usize, len: usize, fails: bool) {
+        // Every datagram differs from every other, as far as its length allows.
+        self.serial += 1;
+        let content: Vec<u8> = self.serial.to_be_bytes().into_iter().rev().cycle().take(len).collect();
+
+        let expected = self.model.append(to, &content, fails);
+        let mut filled = false;
+        let result = self.queue.append(destination(to), len, |out| {
+            filled = true;
+            assert_eq!(out.len(), len);
+            if fails {
+                out.fill(0xee);
+                return Err(());
+            }
+            out.copy_from_slice(&content);
+            Ok(())
+        });
+        assert_eq!(result, expected);
+        assert_eq!(filled, matches!(result, Ok(()) | Err(AppendError::Fill(()))));
+        if result.is_ok() {
+            self.appended[to].push(content);
+        }
+    }
+
+    fn pop(&mut self, mask: u8) {
+        let ready = |to: Destination| (0..DESTINATIONS).any(|i| mask & (1 << i) != 0 && destination(i) == to);
+        let batch = self.queue.pop_where(ready);
+        let expected = self.model.pop(mask);
+        assert_eq!(batch.is_some(), expected.is_some());
+        let (Some(batch), Some(expected)) = (batch, expected) else { return };
+        assert_eq!(batch.destination(), destination(expected.to));
+        assert_eq!(batch.segment_len(), expected.segment_len);
+        assert_one_valid_send(&batch);
+        self.held.push(batch);
+    }
+
+    fn send(&mut self, i: usize, datagrams: usize) {
+        let batch = &mut self.held[i];
+        let expected = &mut self.model.held[i];
+        let n = datagrams.min(expected.datagrams.len());
+        let sent: Vec<Vec<u8>> = expected.datagrams.drain(..n).collect();
+        assert_eq!(batch.unsent_prefix(datagrams), sent.concat());
+        batch.advance(datagrams);
+        self.received[expected.to].extend(sent);
+        if batch.is_done() {
+            assert!(expected.datagrams.is_empty());
+            self.queue.recycle(self.held.remove(i));
+            self.model.held.remove(i);
+        }
+    }
+
+    fn restore(&mut self, i: usize) {
+        self.queue.restore(self.held.remove(i));
+        self.model.restore(i);
+    }
+
+    fn give_up(&mut self, i: usize, recycle: bool) {
+        let batch = self.held.remove(i);
+        let expected = self.model.held.remove(i);
+        self.given_up[expected.to].extend(expected.datagrams);
+        if recycle {
+            self.queue.recycle(batch);
+        }
+    }
+
+    fn compare(&self) {
+        let waiting = &self.model.waiting;
+        assert_eq!(self.queue.is_empty(), waiting.is_empty());
+        assert_eq!(self.queue.batches(), waiting.len());
+        let bytes: usize = waiting.iter().flat_map(|batch| &batch.datagrams).map(Vec::len).sum();
+        assert_eq!(self.queue.bytes(), bytes);
+        assert_eq!(self.queue.free_buffers(), BUFFERS - waiting.len() - self.held.len());
+        for (batch, expected) in self.held.iter().zip(&self.model.held) {
+            assert_eq!(batch.unsent(), expected.datagrams.concat());
+            assert!(batch.datagrams().eq(expected.datagrams.iter().map(Vec::as_slice)));
+            assert_eq!(batch.segments_left(), expected.datagrams.len());
+        }
+        let QueueCounters { datagrams, batches, .. } = self.queue.counters();
+        assert_eq!((datagrams, batches), (self.model.appended, self.model.opened as u64));
+    }
+
+    /// Sends all that is left, then checks that each destination got each datagram once and in order,
+    /// but for those given up.
+    fn finish(mut self) {
+        while !self.held.is_empty() {
+            self.restore(0);
+        }
+        while !self.queue.is_empty() {
+            self.pop(u8::MAX);
+            self.send(0, usize::MAX);
+            self.compare();
+        }
+        assert_eq!(self.queue.free_buffers(), BUFFERS, "a buffer leaked");
+        for to in 0..DESTINATIONS {
+            let given_up = &self.given_up[to];
+            assert_eq!(self.appended[to].len(), self.received[to].len() + given_up.len());
+            if given_up.is_empty() {
+                assert_eq!(self.appended[to], self.received[to]);
+            } else {
+                assert_is_subsequence(&self.received[to], &self.appended[to]);
+            }
+        }
+    }
+}
+
+/// What Linux asks of one `UDP_SEGMENT` send.
+fn assert_one_valid_send(batch: &Batch) {
+    let lens: Vec<usize> = batch.datagrams().map(<[u8]>::len).collect();
+    let (last, full) = lens.split_last().expect("a batch in the queue has something to send");
+    assert!(full.iter().all(|len| *len == batch.segment_len()));
+    assert!((1..=batch.segment_len()).contains(last));
+    assert!(lens.len() <= 128);
+    assert!(batch.unsent().len() <= batch.destination().max_payload());
+    assert_eq!(batch.is_gso(), lens.len() > 1);
+}
+
+fn assert_is_subsequence(part: &[Vec<u8>], whole: &[Vec<u8>]) {
+    let mut whole = whole.iter();
+    assert!(part.iter().all(|datagram| whole.any(|other| other == datagram)), "out of order or unknown");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+
+    #[test]
+    fn queue_agrees_with_the_naive_model(steps in vec(step(), 1..150)) {
+        let mut rig = Rig::new();
+        for step in &steps {
+            rig.run(step);
+        }
+        rig.finish();
+    }
+
+    /// A mix of lengths to a few destinations, drained by a sender that manages only so many datagrams
+    /// at a time before its socket would block.
+    #[test]
+    fn nothing_is_lost_doubled_or_reordered_by_partial_drains(
+        rounds in vec((vec((0..DESTINATIONS, 1..1453_usize), 0..40), 0..60_usize), 1..20),
+    ) {
+        let mut queue = GsoQueue::default();
+        let mut appended: [Vec<Vec<u8>>; DESTINATIONS] = Default::default();
+        let mut received: [Vec<Vec<u8>>; DESTINATIONS] = Default::default();
+        let mut serial = 0_u32;
+
+        for (datagrams, budget) in rounds {
+            for (to, len) in datagrams {
+                serial += 1;
+                let content: Vec<u8> = serial.to_le_bytes().into_iter().cycle().take(len).collect();
+                let copied = queue.append(destination(to), len, |out| {
+                    out.copy_from_slice(&content);
+                    Ok::<(), ()>(())
+                });
+                if copied == Err(AppendError::Full) {
+                    drain(&mut queue, usize::MAX, &mut received);
+                    continue; // dropped, by the test's own choice
+                }
+                prop_assert_eq!(copied, Ok(()));
+                appended[to].push(content);
+            }
+            drain(&mut queue, budget, &mut received);
+        }
+        drain(&mut queue, usize::MAX, &mut received);
+        prop_assert_eq!(received, appended);
+        prop_assert_eq!(queue.free_buffers(), QueueConfig::default().buffers);
+    }
+}
+
+/// Sends at most `budget` datagrams, then would block.
+fn drain(queue: &mut GsoQueue, mut budget: usize, received: &mut [Vec<Vec<u8>>; DESTINATIONS]) {
+    while let Some(mut batch) = queue.pop() {
+        assert_one_valid_send(&batch);
+        let to = (0..DESTINATIONS).find(|&i| destination(i) == batch.destination()).unwrap();
+        let sent = budget.min(batch.segments_left());
+        received[to].extend(batch.datagrams().take(sent).map(<[u8]>::to_vec));
+        batch.advance(sent);
+        budget -= sent;
+        if !batch.is_done() {
+            return queue.restore(batch);
+        }
+        queue.recycle(batch);
+    }
+}

@@ -1,0 +1,136 @@
+//! The handle: how the rest of the program speaks to a running data plane.
+
+use std::task::{Context, Poll};
+
+use tokio::sync::{
+    mpsc::{self, error::TryRecvError},
+    oneshot, watch,
+};
+
+use crate::{DeviceStatus, DeviceUpdate, Error, Stopped, UpdateError};
+
+/// Commands waiting for the loop, at most. Callers past that wait; nothing is dropped.
+pub(crate) const COMMAND_QUEUE: usize = 64;
+
+/// What a handle asks of the loop.
+#[derive(Debug)]
+pub(crate) enum Command {
+    Update(Box<DeviceUpdate>, oneshot::Sender<Result<(), UpdateError>>),
+    Status(oneshot::Sender<Box<DeviceStatus>>),
+    SetMtu(usize, oneshot::Sender<()>),
+}
+
+/// How the data plane ended; `None` while it runs.
+pub(crate) type Outcome = Option<Result<(), Error>>;
+
+/// Speaks to a running data plane. Cheap to clone; usable from any thread and any tokio runtime.
+///
+/// The data plane ends when [`shutdown`](Self::shutdown) is called, when the last handle is dropped, or
+/// when its device is gone.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    commands: mpsc::Sender<Command>,
+    stop: mpsc::Sender<()>,
+    outcome: watch::Receiver<Outcome>,
+}
+
+/// The data plane's ends of a [`Handle`]'s channels.
+#[derive(Debug)]
+pub(crate) struct Control {
+    pub(crate) requests: Requests,
+    pub(crate) outcome: watch::Sender<Outcome>,
+}
+
+impl Handle {
+    pub(crate) fn new() -> (Self, Control) {
+        let (commands, command_queue) = mpsc::channel(COMMAND_QUEUE);
+        let (stop, stopped) = mpsc::channel(1);
+        let (outcome_sender, outcome) = watch::channel(None);
+        let requests = Requests { commands: command_queue, stop: stopped, waiting: None };
+        (Self { commands, stop, outcome }, Control { requests, outcome: outcome_sender })
+    }
+
+    /// Applies a whole update: the port, then the mark, then the tunnel's part. All of it or nothing.
+    ///
+    /// # Errors
+    /// [`UpdateError`]; everything is as it was before then.
+    pub async fn update(&self, update: DeviceUpdate) -> Result<(), UpdateError> {
+        self.ask(|reply| Command::Update(Box::new(update), reply)).await?
+    }
+
+    /// Everything there is to know, at one instant.
+    ///
+    /// # Errors
+    /// [`Stopped`] when the data plane has ended.
+    pub async fn status(&self) -> Result<DeviceStatus, Stopped> {
+        self.ask(Command::Status).await.map(|status| *status)
+    }
+
+    /// Follows the interface's MTU.
+    ///
+    /// # Errors
+    /// [`Stopped`] when the data plane has ended.
+    pub async fn set_mtu(&self, mtu: usize) -> Result<(), Stopped> {
+        self.ask(|reply| Command::SetMtu(mtu, reply)).await
+    }
+
+    /// Asks the data plane to end; [`finished`](Self::finished) tells when it has. Idempotent.
+    pub fn shutdown(&self) {
+        // Full: somebody else has asked. Closed: it has ended already.
+        let _ = self.stop.try_send(());
+    }
+
+    /// Resolves when the data plane has ended: its threads are joined, its sockets and its device closed.
+    ///
+    /// # Errors
+    /// Why it ended, when nobody asked it to.
+    pub async fn finished(&self) -> Result<(), Error> {
+        let mut outcome = self.outcome.clone();
+        match outcome.wait_for(Option::is_some).await {
+            Ok(ended) => ended.clone().unwrap_or(Ok(())),
+            Err(_) => Err(Error::Panicked("its thread is gone".into())),
+        }
+    }
+
+    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, Stopped> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(command(reply)).await.map_err(|_| Stopped)?;
+        answer.await.map_err(|_| Stopped)
+    }
+}
+
+/// What the handles ask for.
+#[derive(Debug)]
+pub(crate) struct Requests {
+    commands: mpsc::Receiver<Command>,
+    stop: mpsc::Receiver<()>,
+    /// What woke the loop.
+    waiting: Option<Result<Command, Stopped>>,
+}
+
+impl Requests {
+    /// The next command, or [`Stopped`] when it is time to end: somebody said so, or no handle is left.
+    pub(crate) fn next(&mut self) -> Option<Result<Command, Stopped>> {
+        if let Some(request) = self.waiting.take() {
+            return Some(request);
+        }
+        match self.stop.try_recv() {
+            Ok(()) | Err(TryRecvError::Disconnected) => return Some(Err(Stopped)),
+            Err(TryRecvError::Empty) => {}
+        }
+        self.commands.try_recv().ok().map(Ok)
+    }
+
+    /// Ready when [`next`](Self::next) has something.
+    pub(crate) fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.waiting.is_some() {
+            return Poll::Ready(());
+        }
+        if self.stop.poll_recv(cx).is_ready() {
+            self.waiting = Some(Err(Stopped));
+        } else if let Poll::Ready(Some(command)) = self.commands.poll_recv(cx) {
+            self.waiting = Some(Ok(command));
+        }
+        if self.waiting.is_some() { Poll::Ready(()) } else { Poll::Pending }
+    }
+}

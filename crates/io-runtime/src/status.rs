@@ -1,0 +1,91 @@
+//! What the data plane tells about itself.
+
+use std::{fmt, time::Instant};
+
+use encrypt::{PrivateKey, PublicKey};
+use tun_device::Offloads;
+use tunnel_core::PeerStatus;
+
+use crate::{Arrangement, IoCounters};
+
+/// Everything at one instant.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct DeviceStatus {
+    /// Our private key, if set.
+    pub private_key: Option<PrivateKey>,
+    /// Its public key.
+    pub public_key: Option<PublicKey>,
+    /// The UDP port we listen on.
+    pub listen_port: u16,
+    /// SO_MARK of our sockets, 0 for none.
+    pub fwmark: u32,
+    /// Inner MTU, bytes.
+    pub mtu: usize,
+    /// Peers, in order of creation.
+    pub peers: Vec<PeerStatus>,
+    /// The clock reading that goes with the peers' `last_handshake`.
+    pub now: Instant,
+    /// What the tunnel counted.
+    pub core: tunnel_core::Counters,
+    /// What the I/O side counted.
+    pub io: IoCounters,
+    /// Which fast paths are on.
+    pub features: Features,
+}
+
+/// Which fast paths are on, and why the others are off.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Features {
+    /// How threads share the work; never [`Arrangement::Auto`] here.
+    pub arrangement: Arrangement,
+    /// There is an IPv6 socket beside the IPv4 one.
+    pub ipv6: bool,
+    /// Batches leave with `UDP_SEGMENT`.
+    pub udp_gso: Feature,
+    /// Datagrams per send, at most.
+    pub udp_gso_segments: usize,
+    /// Batches arrive with `UDP_GRO`.
+    pub udp_gro: Feature,
+    /// Super-packets are written to the TUN.
+    pub tun_coalesce: Feature,
+    /// What the TUN device gives and takes.
+    pub tun_offloads: Offloads,
+    /// Kernel send buffer of each UDP socket, bytes, as read back.
+    pub udp_send_buffer: usize,
+    /// Kernel receive buffer of each UDP socket, bytes, as read back.
+    pub udp_recv_buffer: usize,
+}
+
+/// A fast path: on, or off for a reason.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Feature {
+    /// In use.
+    On,
+    /// Switched off by its setting.
+    Disabled,
+    /// This kernel or device does not have it.
+    Unsupported,
+    /// This kernel (Linux 7.0 – 7.1.4) corrupts UDP GSO trains of equal segments.
+    KernelBug,
+}
+
+impl Feature {
+    /// True when in use.
+    pub fn is_on(self) -> bool {
+        self == Self::On
+    }
+}
+
+impl fmt::Display for Feature {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::On => "on",
+            Self::Disabled => "off (switched off)",
+            Self::Unsupported => "off (not supported here)",
+            Self::KernelBug => "off (Linux 7.0 to 7.1.4 corrupts UDP GSO)",
+        })
+    }
+}

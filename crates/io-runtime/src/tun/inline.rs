@@ -1,0 +1,75 @@
+//! The drive loop reads and writes the device itself: no hops, no wake-ups between threads.
+
+use std::{
+    io,
+    os::fd::AsFd,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Instant,
+};
+
+use tun_device::{CoalesceConfig, Coalescer, MAX_FRAME_LEN, TunDevice, VNET_HEADER_LEN};
+
+use super::{Flushed, Outlet, RETRY_PAUSE, TunPort, read_frame};
+use crate::{Error, IoCounters, ready::Readable};
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Inline<D> {
+    device: Arc<D>,
+    readable: Readable,
+    buffer: Box<[u8]>,
+    outlet: Outlet,
+    /// The device took nothing: leave it alone until then.
+    blocked_until: Option<Instant>,
+}
+
+impl<D: TunDevice + AsFd> Inline<D> {
+    /// To be called inside a tokio runtime.
+    pub(crate) fn new(device: Arc<D>, coalesce: CoalesceConfig) -> io::Result<Self> {
+        let readable = Readable::new(&*device)?;
+        let buffer = vec![0; MAX_FRAME_LEN].into_boxed_slice();
+        Ok(Self { device, readable, buffer, outlet: Outlet::new(coalesce), blocked_until: None })
+    }
+}
+
+impl<D: TunDevice + AsFd> TunPort for Inline<D> {
+    fn next_frame(&mut self, counters: &mut IoCounters) -> Result<Option<&mut [u8]>, Error> {
+        counters.traffic.tun_reads += 1;
+        let read = read_frame(&*self.device, &mut self.buffer, &mut counters.drops.tun_unreadable)?;
+        let Some(len) = read else { return Ok(None) };
+        counters.traffic.tun_frames_read += 1;
+        counters.traffic.tun_bytes_read += len.saturating_sub(VNET_HEADER_LEN) as u64;
+        Ok(Some(&mut self.buffer[..len]))
+    }
+
+    fn output(&mut self, now: Instant, counters: &mut IoCounters) -> Result<Option<&mut Coalescer>, Error> {
+        if self.outlet.coalescer.is_full() {
+            self.flush(now, counters)?;
+        }
+        let has_room = !self.outlet.coalescer.is_full();
+        Ok(has_room.then_some(&mut self.outlet.coalescer))
+    }
+
+    fn flush(&mut self, now: Instant, counters: &mut IoCounters) -> Result<(), Error> {
+        if self.outlet.coalescer.is_empty() || self.blocked_until.is_some_and(|then| now < then) {
+            return Ok(());
+        }
+        let flushed = self.outlet.flush(&*self.device);
+        self.outlet.settle(counters);
+        self.blocked_until = (flushed == Flushed::Blocked).then(|| now + RETRY_PAUSE);
+        if flushed == Flushed::Gone { Err(Error::DeviceGone) } else { Ok(()) }
+    }
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>, frames: bool) -> Poll<()> {
+        if frames { self.readable.poll(cx) } else { Poll::Pending }
+    }
+
+    fn retry_at(&self) -> Option<Instant> {
+        self.blocked_until
+    }
+
+    fn close(self) -> Result<(), Error> {
+        Ok(())
+    }
+}

@@ -1,0 +1,138 @@
+//! The TUN side, behind one small interface with two arrangements: [`Inline`] reads and writes the device
+//! from the drive loop, [`Threads`] has a thread for each direction.
+
+mod frames;
+mod inline;
+mod threads;
+
+use std::{
+    io,
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use tun_device::{CoalesceConfig, CoalesceCounters, Coalescer, TunDevice, VNET_HEADER_LEN};
+
+pub(crate) use self::{inline::Inline, threads::Threads};
+use crate::{Error, IoCounters};
+
+/// What the drive loop knows of the TUN. No call blocks for longer than a system call takes.
+pub(crate) trait TunPort {
+    /// The next frame from the TUN: a virtio-net header and a packet, in memory the loop may use up.
+    /// `None` when there is none now.
+    ///
+    /// # Errors
+    /// [`Error::DeviceGone`], or what else ends the data plane.
+    fn next_frame(&mut self, counters: &mut IoCounters) -> Result<Option<&mut [u8]>, Error>;
+
+    /// Where to put the next packet for the TUN: a coalescer with room for it. `None` while the TUN takes
+    /// nothing more.
+    ///
+    /// # Errors
+    /// As [`next_frame`](Self::next_frame).
+    fn output(&mut self, now: Instant, counters: &mut IoCounters) -> Result<Option<&mut Coalescer>, Error>;
+
+    /// Writes what is in the coalescer.
+    ///
+    /// # Errors
+    /// As [`next_frame`](Self::next_frame).
+    fn flush(&mut self, now: Instant, counters: &mut IoCounters) -> Result<(), Error>;
+
+    /// Ready when there may be a frame to take, if `frames`, or room that was lacking before.
+    fn poll_ready(&mut self, cx: &mut Context<'_>, frames: bool) -> Poll<()>;
+
+    /// When to try [`flush`](Self::flush) again although nothing else happens.
+    fn retry_at(&self) -> Option<Instant>;
+
+    /// Ends the arrangement's threads and waits for them.
+    ///
+    /// # Errors
+    /// [`Error::Panicked`] if one of them did.
+    fn close(self) -> Result<(), Error>;
+}
+
+/// Pause after the device took nothing. The kernel's TUN never does that; others may.
+const RETRY_PAUSE: Duration = Duration::from_millis(1);
+
+/// Reads that may fail in a row before the device is given up. One may fail because of its frame.
+const READ_FAILURES: u64 = 64;
+
+/// Reads one frame; `None` when there is none now. Frames that cannot be read are counted in `lost`.
+fn read_frame(device: &impl TunDevice, buf: &mut [u8], lost: &mut u64) -> Result<Option<usize>, Error> {
+    let mut failures = 0;
+    loop {
+        match device.recv(buf) {
+            Ok(len) => return Ok(Some(len)),
+            Err(error) => match error.kind() {
+                io::ErrorKind::WouldBlock => return Ok(None),
+                io::ErrorKind::UnexpectedEof => return Err(Error::DeviceGone),
+                io::ErrorKind::Interrupted => {}
+                _ if failures < READ_FAILURES => {
+                    tracing::debug!(%error, "a TUN read failed");
+                    failures += 1;
+                    *lost += 1;
+                }
+                _ => return Err(Error::Device(error.into())),
+            },
+        }
+    }
+}
+
+/// A coalescer, and what it has done that is not counted yet.
+#[derive(Debug)]
+struct Outlet {
+    coalescer: Coalescer,
+    counted: CoalesceCounters,
+    writes: u64,
+    bytes: u64,
+}
+
+/// How a flush ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Flushed {
+    /// Everything is written.
+    All,
+    /// The device takes no more now; the rest is still there.
+    Blocked,
+    /// The device is gone.
+    Gone,
+}
+
+impl Outlet {
+    fn new(config: CoalesceConfig) -> Self {
+        let coalescer = Coalescer::new(config);
+        Self { coalescer, counted: CoalesceCounters::default(), writes: 0, bytes: 0 }
+    }
+
+    fn flush(&mut self, device: &impl TunDevice) -> Flushed {
+        loop {
+            let result = self.coalescer.flush(|frame| {
+                self.writes += 1;
+                device.send(frame)?;
+                self.bytes += frame.len().saturating_sub(VNET_HEADER_LEN) as u64;
+                Ok(())
+            });
+            match result {
+                Ok(()) => return Flushed::All,
+                Err(error) => match error.kind() {
+                    io::ErrorKind::Interrupted => {}
+                    io::ErrorKind::UnexpectedEof => return Flushed::Gone,
+                    _ => return Flushed::Blocked,
+                },
+            }
+        }
+    }
+
+    /// Moves what happened since the last time into the loop's counters.
+    fn settle(&mut self, counters: &mut IoCounters) {
+        let now = *self.coalescer.counters();
+        counters.traffic.tun_writes += std::mem::take(&mut self.writes);
+        counters.traffic.tun_bytes_written += std::mem::take(&mut self.bytes);
+        counters.traffic.tun_packets_written += now.packets - self.counted.packets;
+        counters.traffic.tun_super_frames_written += now.super_frames - self.counted.super_frames;
+        counters.traffic.tun_frames_replayed += now.replayed - self.counted.replayed;
+        counters.drops.tun_down += now.dropped_down - self.counted.dropped_down;
+        counters.drops.tun_refused += now.dropped_error - self.counted.dropped_error;
+        self.counted = now;
+    }
+}

@@ -1,0 +1,350 @@
+//! The seed's arrangement: one thread reads the device, one writes it, and bounded channels of pooled
+//! buffers lie between them and the drive loop.
+//!
+//! ```text
+//!             ── filled frame batches ──►            ── filled outlets ──►
+//! TUN reader                              drive loop                        TUN writer
+//!             ◄─────── empty ones ───────            ◄────── empty ones ───
+//! ```
+//!
+//! A channel's item is a handle to a pooled buffer, and each pool is all there is of its kind: that bounds
+//! the memory, and a channel with room for the whole pool never blocks its sender.
+
+use std::{
+    io,
+    os::fd::AsFd,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use flume::{Receiver, Sender, TryRecvError, r#async::RecvFut};
+use nix::{
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::eventfd::{EfdFlags, EventFd},
+};
+use tun_device::{CoalesceConfig, Coalescer, TunDevice};
+
+use super::{
+    Flushed, Outlet, RETRY_PAUSE, TunPort,
+    frames::{BUFFER_BYTES, FrameBatch},
+};
+use crate::{Error, IoCounters, runtime::panic_message};
+
+/// Frame batches in circulation. The loop works on one, so the reader is ahead by the others.
+const FRAME_BATCHES: usize = 8;
+/// The batching channel's bound, bytes.
+const CHANNEL_BYTES: usize = 2 << 20;
+const _: () = assert!(FRAME_BATCHES * BUFFER_BYTES <= CHANNEL_BYTES);
+
+/// Outlets in circulation: the loop fills one, the writer writes one, and one waits for the writer. About
+/// 2 MiB each, resident only as far as used.
+const OUTLETS: usize = 3;
+
+/// How long the loop waits for the writer in the middle of a receive batch, before it drops a datagram.
+const WRITER_PATIENCE: Duration = Duration::from_millis(20);
+
+type Frames = Result<FrameBatch, Error>;
+
+/// See the module.
+pub(crate) struct Threads {
+    filled: Receiver<Frames>,
+    empty: Sender<FrameBatch>,
+    /// The batch whose frames the loop is taking.
+    current: Option<FrameBatch>,
+    /// A wait for the next batch, kept so that waiting again costs nothing.
+    next: Option<RecvFut<'static, Frames>>,
+    /// What that wait gave.
+    arrived: Option<Frames>,
+
+    to_write: Sender<Outlet>,
+    written: Receiver<Outlet>,
+    outlet: Option<Outlet>,
+    /// A wait for an outlet to come back.
+    returning: Option<RecvFut<'static, Outlet>>,
+    /// The writer let the loop wait for too long; until it gives an outlet back, nobody waits again.
+    writer_is_stuck: bool,
+
+    /// Last: its threads end only after the channels above are dropped.
+    workers: Workers,
+}
+
+/// The threads. They end when `stop` is raised and the loop's ends of their channels are dropped.
+struct Workers {
+    stop: Arc<EventFd>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Threads {
+    /// `batch` bounds the frames in one item of the batching channel.
+    pub(crate) fn start<D: TunDevice + AsFd>(
+        device: Arc<D>,
+        coalesce: CoalesceConfig,
+        batch: usize,
+    ) -> io::Result<Self> {
+        let stop = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?);
+        let (empty, to_fill) = flume::bounded(FRAME_BATCHES);
+        // One more than batches: the reader's last word is an error.
+        let (filling, filled) = flume::bounded(FRAME_BATCHES + 1);
+        let (to_write, writing) = flume::bounded(OUTLETS);
+        let (returning, written) = flume::bounded(OUTLETS);
+        for _ in 0..FRAME_BATCHES {
+            let _ = empty.try_send(FrameBatch::new(batch));
+        }
+        for _ in 1..OUTLETS {
+            let _ = returning.try_send(Outlet::new(coalesce));
+        }
+
+        let mut workers = Workers { stop: Arc::clone(&stop), threads: Vec::new() };
+        let reader = Reader { device: Arc::clone(&device), stop: Arc::clone(&stop), to_fill, filling };
+        workers.start("tun-read", move || reader.run())?;
+        let writer = Writer { device, stop, writing, returning };
+        workers.start("tun-write", move || writer.run())?;
+        Ok(Self {
+            filled,
+            empty,
+            current: None,
+            next: None,
+            arrived: None,
+            to_write,
+            written,
+            outlet: Some(Outlet::new(coalesce)),
+            returning: None,
+            writer_is_stuck: false,
+            workers,
+        })
+    }
+
+    /// Makes `current` a batch that still has frames.
+    fn advance(&mut self, counters: &mut IoCounters) -> Result<bool, Error> {
+        if self.current.as_ref().is_some_and(|batch| !batch.is_empty()) {
+            return Ok(true);
+        }
+        if let Some(mut done) = self.current.take() {
+            done.clear();
+            let _ = self.empty.try_send(done);
+        }
+        let arrived = match self.arrived.take() {
+            Some(arrived) => arrived,
+            None => match self.filled.try_recv() {
+                Ok(arrived) => arrived,
+                Err(TryRecvError::Empty) => return Ok(false),
+                Err(TryRecvError::Disconnected) => return Err(self.why_ended()),
+            },
+        };
+        let batch = arrived?;
+        batch.count(counters);
+        self.current = Some(batch);
+        Ok(true)
+    }
+
+    /// Takes a returned outlet, waiting for up to `patience`.
+    fn take_outlet(&mut self, patience: Duration, counters: &mut IoCounters) {
+        let returned = match patience.is_zero() {
+            true => self.written.try_recv().ok(),
+            false => self.written.recv_timeout(patience).ok(),
+        };
+        if let Some(mut outlet) = returned {
+            outlet.settle(counters);
+            self.outlet = Some(outlet);
+            self.writer_is_stuck = false;
+        }
+    }
+
+    fn send_outlet(&mut self) -> Result<(), Error> {
+        let Some(outlet) = self.outlet.take() else { return Ok(()) };
+        // The channel has room for all outlets, so this fails only if the writer has ended.
+        self.to_write.try_send(outlet).map_err(|_| self.why_ended())
+    }
+
+    /// A thread has ended although nobody asked it to.
+    fn why_ended(&mut self) -> Error {
+        match self.filled.drain().find_map(Result::err) {
+            Some(error) => error,
+            None => self.workers.join().err().unwrap_or(Error::DeviceGone),
+        }
+    }
+}
+
+impl TunPort for Threads {
+    fn next_frame(&mut self, counters: &mut IoCounters) -> Result<Option<&mut [u8]>, Error> {
+        if !self.advance(counters)? {
+            return Ok(None);
+        }
+        Ok(self.current.as_mut().and_then(FrameBatch::take))
+    }
+
+    fn output(&mut self, _: Instant, counters: &mut IoCounters) -> Result<Option<&mut Coalescer>, Error> {
+        if self.outlet.as_ref().is_some_and(|outlet| outlet.coalescer.is_full()) {
+            self.send_outlet()?;
+        }
+        if self.outlet.is_none() {
+            let patience = if self.writer_is_stuck { Duration::ZERO } else { WRITER_PATIENCE };
+            self.take_outlet(patience, counters);
+            self.writer_is_stuck = self.outlet.is_none();
+        }
+        Ok(self.outlet.as_mut().map(|outlet| &mut outlet.coalescer))
+    }
+
+    fn flush(&mut self, _: Instant, counters: &mut IoCounters) -> Result<(), Error> {
+        if self.outlet.as_ref().is_some_and(|outlet| !outlet.coalescer.is_empty()) {
+            self.send_outlet()?;
+        }
+        if self.outlet.is_none() {
+            self.take_outlet(Duration::ZERO, counters);
+        }
+        Ok(())
+    }
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>, frames: bool) -> Poll<()> {
+        let mut ready = false;
+        if frames {
+            let next = self.next.get_or_insert_with(|| self.filled.clone().into_recv_async());
+            if let Poll::Ready(result) = Pin::new(next).poll(cx) {
+                self.next = None;
+                self.arrived = result.ok();
+                ready = true;
+            }
+        }
+        if self.outlet.is_none() {
+            let returning = self.returning.get_or_insert_with(|| self.written.clone().into_recv_async());
+            if let Poll::Ready(result) = Pin::new(returning).poll(cx) {
+                self.returning = None;
+                self.outlet = result.ok();
+                self.writer_is_stuck = false;
+                ready = true;
+            }
+        }
+        if ready { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    fn retry_at(&self) -> Option<Instant> {
+        None
+    }
+
+    fn close(self) -> Result<(), Error> {
+        // Closing the channels ends whoever waits for one. The kept waits hold a channel's end each.
+        let Self { filled, empty, next, to_write, written, returning, mut workers, .. } = self;
+        drop((filled, empty, next, to_write, written, returning));
+        workers.join()
+    }
+}
+
+impl Workers {
+    fn start(&mut self, name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
+        let thread = std::thread::Builder::new().name(name.into()).spawn(run)?;
+        self.threads.push(thread);
+        Ok(())
+    }
+
+    fn join(&mut self) -> Result<(), Error> {
+        let _ = self.stop.write(1);
+        let mut result = Ok(());
+        for thread in self.threads.drain(..) {
+            if let Err(panic) = thread.join() {
+                result = Err(Error::Panicked(panic_message(&*panic)));
+            }
+        }
+        result
+    }
+}
+
+impl Drop for Workers {
+    fn drop(&mut self) {
+        let _ = self.join(); // nothing is left to join after `close`
+    }
+}
+
+struct Reader<D> {
+    device: Arc<D>,
+    stop: Arc<EventFd>,
+    to_fill: Receiver<FrameBatch>,
+    filling: Sender<Frames>,
+}
+
+impl<D: TunDevice + AsFd> Reader<D> {
+    /// Ends when a channel is closed, `stop` is raised or the device fails.
+    fn run(self) {
+        while let Ok(mut batch) = self.to_fill.recv() {
+            let filled = match self.fill(&mut batch) {
+                Ok(false) => return,
+                Ok(true) => Ok(batch),
+                Err(error) => Err(error),
+            };
+            let failed = filled.is_err();
+            if self.filling.send(filled).is_err() || failed {
+                return;
+            }
+        }
+    }
+
+    /// Reads at least one frame, and then all there are. False when it is time to stop.
+    fn fill(&self, batch: &mut FrameBatch) -> Result<bool, Error> {
+        loop {
+            batch.fill(&*self.device)?;
+            if !batch.is_empty() {
+                return Ok(true);
+            }
+            let woken = wait(&*self.device, PollFlags::POLLIN, &self.stop, PollTimeout::NONE);
+            if woken.map_err(|error| Error::Device(error.into()))? == Woken::Stop {
+                return Ok(false);
+            }
+        }
+    }
+}
+
+struct Writer<D> {
+    device: Arc<D>,
+    stop: Arc<EventFd>,
+    writing: Receiver<Outlet>,
+    returning: Sender<Outlet>,
+}
+
+impl<D: TunDevice + AsFd> Writer<D> {
+    /// Ends when a channel is closed, `stop` is raised or the device is gone. That it is gone, the reader
+    /// reports.
+    fn run(self) {
+        while let Ok(mut outlet) = self.writing.recv() {
+            loop {
+                match outlet.flush(&*self.device) {
+                    Flushed::All => break,
+                    Flushed::Gone => return,
+                    Flushed::Blocked => {
+                        let pause = PollTimeout::try_from(RETRY_PAUSE).unwrap_or(PollTimeout::ZERO);
+                        // A device that is writable and takes nothing must not make this spin, so its own
+                        // readiness does not end the pause.
+                        let nothing = PollFlags::empty();
+                        if !matches!(wait(&*self.device, nothing, &self.stop, pause), Ok(Woken::Device)) {
+                            return;
+                        }
+                    }
+                }
+            }
+            if self.returning.send(outlet).is_err() {
+                return;
+            }
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Woken {
+    Device,
+    Stop,
+}
+
+/// Sleeps until the device is ready, or the time is over, or it is time to stop.
+fn wait(device: &impl AsFd, events: PollFlags, stop: &EventFd, timeout: PollTimeout) -> io::Result<Woken> {
+    let mut fds = [PollFd::new(device.as_fd(), events), PollFd::new(stop.as_fd(), PollFlags::POLLIN)];
+    loop {
+        match poll(&mut fds, timeout) {
+            Err(nix::errno::Errno::EINTR) => {}
+            Err(errno) => return Err(errno.into()),
+            Ok(_) => break,
+        }
+    }
+    let stopped = fds[1].any().unwrap_or(true);
+    Ok(if stopped { Woken::Stop } else { Woken::Device })
+}

@@ -1,0 +1,13 @@
+//! The UDP side: sockets, sending with the failure rules, receiving.
+
+mod edge;
+mod gso_routes;
+mod receiver;
+mod sender;
+mod socket;
+mod sys;
+
+pub(crate) use edge::Sockets;
+pub(crate) use receiver::Receiver;
+pub(crate) use sender::{Blocked, Context, Sender};
+pub(crate) use socket::{Family, UdpSocket, max_gso_segments};

@@ -1,0 +1,205 @@
+//! What things cost: CPU time, memory and the kernel's own counters.
+
+use std::{collections::BTreeMap, fs, time::Duration};
+
+use anyhow::{Context, Result};
+use nix::unistd::{SysconfVar, sysconf};
+
+use crate::namespace::Host;
+
+/// A process's memory, bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Memory {
+    /// Resident now.
+    pub resident: u64,
+    /// The most that was ever resident.
+    pub peak: u64,
+}
+
+/// The kernel's counters of one host's network stack, as `nstat` shows them (`UdpOutDatagrams`,
+/// `Udp6InDatagrams`, `TcpExtTCPOFOQueue`).
+///
+/// `UdpOutDatagrams` counts send calls: a GSO train is one. `UdpInDatagrams` counts what reached a socket:
+/// single datagrams, or trains if the socket set `UDP_GRO`.
+#[derive(Clone, Debug, Default)]
+pub struct KernelCounters(BTreeMap<String, u64>);
+
+impl KernelCounters {
+    /// A counter's value; 0 for one that this kernel does not have.
+    pub fn value(&self, name: &str) -> u64 {
+        self.0.get(name).copied().unwrap_or(0)
+    }
+
+    /// What was counted since an earlier reading.
+    pub fn since(&self, earlier: &Self) -> Self {
+        Self(
+            self.0
+                .iter()
+                .map(|(name, &value)| (name.clone(), value - earlier.value(name).min(value)))
+                .collect(),
+        )
+    }
+
+    /// UDP sends of both families: a GSO train is one.
+    pub fn udp_sends(&self) -> u64 {
+        self.value("UdpOutDatagrams") + self.value("Udp6OutDatagrams")
+    }
+
+    /// UDP deliveries of both families, and those that found the socket's buffer full.
+    pub fn udp_deliveries(&self) -> u64 {
+        ["UdpInDatagrams", "Udp6InDatagrams", "UdpRcvbufErrors", "Udp6RcvbufErrors"]
+            .iter()
+            .map(|name| self.value(name))
+            .sum()
+    }
+
+    /// Every counter whose name holds `part`, with its value, if not zero.
+    pub fn nonzero<'a>(&'a self, part: &'a str) -> impl Iterator<Item = (&'a str, u64)> {
+        self.0
+            .iter()
+            .filter(move |(name, value)| **value > 0 && name.contains(part))
+            .map(|(name, &value)| (name.as_str(), value))
+    }
+}
+
+impl Host {
+    /// Reads the kernel's counters of this host.
+    ///
+    /// # Errors
+    /// When `/proc` is not readable.
+    pub fn kernel_counters(&self) -> Result<KernelCounters> {
+        self.run(|| {
+            let read = |name: &str| {
+                let path = format!("/proc/thread-self/net/{name}");
+                fs::read_to_string(&path).context(path)
+            };
+            let mut counters = BTreeMap::new();
+            parse_tables(&read("snmp")?, &mut counters);
+            parse_tables(&read("netstat")?, &mut counters);
+            parse_pairs(&read("snmp6").unwrap_or_default(), &mut counters);
+            Ok(KernelCounters(counters))
+        })
+    }
+}
+
+/// CPU time a process has used, in user and kernel mode, children that ended not included.
+///
+/// # Errors
+/// When there is no such process.
+pub fn process_cpu(pid: u32) -> Result<Duration> {
+    let path = format!("/proc/{pid}/stat");
+    let stat = fs::read_to_string(&path).context(path)?;
+    let (user, system) = parse_stat(&stat).context("/proc/PID/stat")?;
+    Ok(ticks(user + system))
+}
+
+/// CPU time the whole machine has been busy, over all its processors.
+///
+/// # Errors
+/// When `/proc/stat` is not readable.
+pub fn machine_busy() -> Result<Duration> {
+    let stat = fs::read_to_string("/proc/stat").context("/proc/stat")?;
+    let busy = parse_busy(&stat).context("/proc/stat")?;
+    Ok(ticks(busy))
+}
+
+/// A process's memory.
+///
+/// # Errors
+/// When there is no such process.
+pub fn process_memory(pid: u32) -> Result<Memory> {
+    let path = format!("/proc/{pid}/status");
+    let status = fs::read_to_string(&path).context(path)?;
+    let kib = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+        line.split_whitespace().nth(1)?.parse::<u64>().ok()
+    };
+    let (resident, peak) = (kib("VmRSS").context("VmRSS")?, kib("VmHWM").context("VmHWM")?);
+    Ok(Memory { resident: resident << 10, peak: peak << 10 })
+}
+
+fn ticks(count: u64) -> Duration {
+    let per_second = sysconf(SysconfVar::CLK_TCK).ok().flatten().unwrap_or(100);
+    Duration::from_secs_f64(count as f64 / per_second as f64)
+}
+
+/// utime and stime: fields 14 and 15 of proc(5), counted after the command's closing parenthesis.
+fn parse_stat(stat: &str) -> Option<(u64, u64)> {
+    let (_, fields) = stat.rsplit_once(')')?;
+    let mut fields = fields.split_whitespace().skip(11);
+    Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
+}
+
+/// user, nice, system, irq and softirq of the first line; idle, iowait and what hypervisors took are not ours.
+fn parse_busy(stat: &str) -> Option<u64> {
+    let line = stat.lines().next()?.strip_prefix("cpu ")?;
+    let fields: Vec<u64> = line.split_whitespace().map_while(|field| field.parse().ok()).collect();
+    [0, 1, 2, 5, 6].iter().map(|&field| fields.get(field).copied()).sum()
+}
+
+/// Lines in pairs: names, then values, both after the same `Table:`.
+fn parse_tables(text: &str, counters: &mut BTreeMap<String, u64>) {
+    let lines: Vec<_> = text.lines().collect();
+    for pair in lines.chunks_exact(2) {
+        let (Some((table, names)), Some((_, values))) = (pair[0].split_once(':'), pair[1].split_once(':'))
+        else {
+            continue;
+        };
+        for (name, value) in names.split_whitespace().zip(values.split_whitespace()) {
+            // Some values are settings and may be negative (Tcp MaxConn): no counters.
+            if let Ok(value) = value.parse() {
+                counters.insert(format!("{table}{name}"), value);
+            }
+        }
+    }
+}
+
+/// One name and value a line.
+fn parse_pairs(text: &str, counters: &mut BTreeMap<String, u64>) {
+    for line in text.lines() {
+        let Some((name, value)) = line.split_once(char::is_whitespace) else { continue };
+        if let Ok(value) = value.trim().parse() {
+            counters.insert(name.to_owned(), value);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_name_full_of_parentheses_misleads_nobody() {
+        let stat = "42 (a) b) (c) S 1 2 3 4 5 6 7 8 9 10 111 222 0 0";
+        assert_eq!(parse_stat(stat), Some((111, 222)));
+    }
+
+    #[test]
+    fn idle_and_stolen_time_are_not_busy() {
+        assert_eq!(parse_busy("cpu  1 2 4 1000 1000 8 16 1000 0 0\ncpu0 …"), Some(31));
+    }
+
+    #[test]
+    fn tables_become_names_with_their_prefix() {
+        let mut counters = BTreeMap::new();
+        parse_tables("Udp: InDatagrams NoPorts\nUdp: 5 6\nTcp: MaxConn\nTcp: -1\n", &mut counters);
+        parse_pairs("Udp6OutDatagrams                \t7\n", &mut counters);
+        let counters = KernelCounters(counters);
+        assert_eq!((counters.value("UdpInDatagrams"), counters.udp_sends()), (5, 7));
+        assert_eq!(counters.value("TcpMaxConn"), 0);
+    }
+
+    #[test]
+    fn this_process_uses_cpu_and_memory() {
+        let pid = std::process::id();
+        let memory = process_memory(pid).unwrap();
+        assert!(memory.resident > 0 && memory.peak >= memory.resident);
+        let started = process_cpu(pid).unwrap();
+        let mut work = 0_u64;
+        while process_cpu(pid).unwrap() == started {
+            work = work.wrapping_mul(31).wrapping_add(1);
+        }
+        std::hint::black_box(work);
+        assert!(machine_busy().unwrap() > Duration::ZERO);
+    }
+}

@@ -1,0 +1,148 @@
+//! Plain counters. Everything dropped has a reason, and every reason has a name.
+
+use encrypt::Reject;
+
+/// Declares a struct of `u64`s and the table of its names.
+macro_rules! counters {
+    ($(#[$meta:meta])* $name:ident { $($(#[$doc:meta])* $field:ident,)* }) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        #[non_exhaustive]
+        pub struct $name {
+            $($(#[$doc])* pub $field: u64,)*
+        }
+
+        impl $name {
+            /// Every counter's name and value, in a fixed order.
+            fn table(&self) -> impl Iterator<Item = (&'static str, u64)> + use<> {
+                [$((stringify!($field), self.$field),)*].into_iter()
+            }
+        }
+    };
+}
+
+counters! {
+    /// What was sent and received; see [`Counters`] for the whole.
+    Traffic {
+        /// Inner packets sealed and handed to the sink.
+        tx_packets,
+        /// Bytes of UDP payload handed to the sink: data, keepalives and handshakes.
+        tx_bytes,
+        /// Inner packets handed to the caller.
+        rx_packets,
+        /// Bytes of authenticated UDP payload.
+        rx_bytes,
+        /// Keepalives sent, passive and persistent.
+        keepalives_sent,
+        /// Keepalives received.
+        keepalives_received,
+        /// Handshake initiations sent, retries included.
+        initiations_sent,
+        /// Handshake initiations that authenticated.
+        initiations_received,
+        /// Handshake responses sent.
+        responses_sent,
+        /// Handshake responses that authenticated.
+        responses_received,
+        /// Cookie replies sent, because we were under load.
+        cookies_sent,
+        /// Cookie replies taken from a peer under load.
+        cookies_received,
+        /// Times a peer's endpoint moved to where an authenticated datagram came from.
+        endpoints_learned,
+    }
+}
+
+counters! {
+    /// What was dropped, by reason. `tx` reasons are about packets from the TUN, `rx` about datagrams.
+    Drops {
+        /// tx: not a whole IPv4 or IPv6 packet.
+        tx_malformed,
+        /// tx: no peer's allowed IPs hold the destination.
+        tx_no_route,
+        /// tx: the peer's endpoint is not known.
+        tx_no_endpoint,
+        /// tx: the tunnel has no private key.
+        tx_no_private_key,
+        /// tx: longer than one UDP datagram can carry.
+        tx_too_big,
+        /// tx: pushed out of, or refused by, the queue of packets waiting for a session.
+        tx_waiting_full,
+        /// tx: waited for a handshake that was never answered.
+        tx_handshake_expired,
+        /// tx: waited for a peer that was removed, or whose key or endpoint went away.
+        tx_peer_gone,
+        /// tx: a handshake message or keepalive that found the sink and the control queue full.
+        tx_control_full,
+        /// rx: not a WireGuard message.
+        rx_malformed,
+        /// rx: mac1 does not verify.
+        rx_bad_mac,
+        /// rx: a handshake that does not authenticate.
+        rx_bad_handshake,
+        /// rx: a handshake from a public key that is no peer's.
+        rx_unknown_peer,
+        /// rx: no session has this receiver index.
+        rx_no_session,
+        /// rx: the AEAD tag does not verify.
+        rx_bad_tag,
+        /// rx: a counter seen already, or too old.
+        rx_replay,
+        /// rx: a handshake seen already.
+        rx_replayed_handshake,
+        /// rx: refused because we are under load.
+        rx_under_load,
+        /// rx: authenticated content that is no IP packet.
+        rx_not_ip,
+        /// rx: an inner source address that is not in the peer's allowed IPs.
+        rx_bad_source,
+        /// rx: congestion experienced on the way of a packet that is not ECN-capable (RFC 6040 §4.2).
+        rx_ecn,
+        /// rx: the tunnel has no private key.
+        rx_no_private_key,
+        /// rx: the caller's buffer was smaller than the datagram.
+        rx_small_buffer,
+        /// rx: refused for a reason that this version does not know.
+        rx_other,
+    }
+}
+
+impl Drops {
+    /// Counts a datagram that the backend refused.
+    pub(crate) fn count(&mut self, reject: Reject) {
+        *match reject {
+            Reject::Malformed => &mut self.rx_malformed,
+            Reject::BadMac => &mut self.rx_bad_mac,
+            Reject::BadHandshake => &mut self.rx_bad_handshake,
+            Reject::NoSession => &mut self.rx_no_session,
+            Reject::BadTag => &mut self.rx_bad_tag,
+            Reject::Replay => &mut self.rx_replay,
+            Reject::ReplayedHandshake => &mut self.rx_replayed_handshake,
+            Reject::NotIp => &mut self.rx_not_ip,
+            Reject::UnderLoad => &mut self.rx_under_load,
+            Reject::SmallBuffer => &mut self.rx_small_buffer,
+            _ => &mut self.rx_other,
+        } += 1;
+    }
+}
+
+/// Everything a tunnel counts since it was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Sent and received.
+    pub traffic: Traffic,
+    /// Dropped, by reason.
+    pub drops: Drops,
+}
+
+impl Counters {
+    /// Names and values of what was sent and received, in a fixed order.
+    pub fn traffic(&self) -> impl Iterator<Item = (&'static str, u64)> + use<> {
+        self.traffic.table()
+    }
+
+    /// Names and values of every drop reason, in a fixed order.
+    pub fn drops(&self) -> impl Iterator<Item = (&'static str, u64)> + use<> {
+        self.drops.table()
+    }
+}

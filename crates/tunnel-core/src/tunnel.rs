@@ -1,0 +1,354 @@
+//! The tunnel: packets and `now` in, datagrams out.
+
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    time::Instant,
+};
+
+use encrypt::{Classified, Identity, MAX_CONTROL_LEN, Opened, PeerIndex, PrivateKey, PublicKey, Session};
+use gso_queue::{DatagramSink, Destination, Ecn};
+use tracing::debug;
+
+use crate::{
+    Counters, PeerStatus, TunnelConfig,
+    allowed_ips::AllowedIps,
+    control,
+    inner::{self, Inner},
+    peer::Peer,
+    peer_table::PeerTable,
+    shared::Shared,
+};
+
+/// How a datagram came in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Arrival {
+    /// Who sent it.
+    pub remote: SocketAddr,
+    /// The local address it was sent to, if the socket tells: replies leave from it.
+    pub local: Option<IpAddr>,
+    /// ECN bits of its outer header.
+    pub ecn: Ecn,
+}
+
+impl Arrival {
+    /// An arrival of which only the sender is known.
+    pub const fn from(remote: SocketAddr) -> Self {
+        Self { remote, local: None, ecn: Ecn::NotEct }
+    }
+}
+
+/// The sink took nothing: flush it, then send the same packet again. Nothing was consumed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the sink is full: flush it, then send the same packet again")]
+pub struct SinkFull;
+
+/// A WireGuard tunnel over the crypto backend `I`. The crate's documentation says how to drive it.
+pub struct Tunnel<I: Identity> {
+    pub(crate) identity: Option<I>,
+    pub(crate) private_key: Option<PrivateKey>,
+    pub(crate) peers: PeerTable<Peer<I::Session>>,
+    pub(crate) allowed_ips: AllowedIps,
+    pub(crate) shared: Shared,
+    pub(crate) max_peers: usize,
+    /// How many peers were ever created.
+    pub(crate) created: u64,
+}
+
+impl<I: Identity> Tunnel<I> {
+    /// A tunnel with no key and no peers.
+    pub fn new(config: TunnelConfig) -> Self {
+        Self {
+            identity: None,
+            private_key: None,
+            peers: PeerTable::new(),
+            allowed_ips: AllowedIps::default(),
+            shared: Shared::new(&config),
+            max_peers: config.max_peers.min(PeerTable::<Peer<I::Session>>::CAPACITY),
+            created: 0,
+        }
+    }
+
+    /// Changes the inner MTU, bytes. Packets that wait are padded by the new one.
+    pub fn set_mtu(&mut self, mtu: usize) {
+        self.shared.mtu = mtu;
+    }
+
+    /// Takes one IP packet from the TUN: sealed into `sink`, or queued for a handshake, or dropped and
+    /// counted. Bytes behind the length in the packet's own header are ignored.
+    ///
+    /// # Errors
+    /// Only when the sink is full: flush it and send the same packet again; nothing was consumed.
+    pub fn send<S: DatagramSink>(
+        &mut self,
+        packet: &[u8],
+        now: Instant,
+        sink: &mut S,
+    ) -> Result<(), SinkFull> {
+        self.flush_control(now, sink)?;
+        let drops = &mut self.shared.counters.drops;
+        let Some(inner) = Inner::parse(packet) else {
+            drops.tx_malformed += 1;
+            return Ok(());
+        };
+        let Some(index) = self.allowed_ips.route(inner.destination) else {
+            drops.tx_no_route += 1;
+            return Ok(());
+        };
+        let Some(identity) = &mut self.identity else {
+            drops.tx_no_private_key += 1;
+            return Ok(());
+        };
+        let Some(peer) = self.peers.get_mut(index) else {
+            debug_assert!(false, "allowed IPs name only peers that are there");
+            drops.tx_no_route += 1;
+            return Ok(());
+        };
+        peer.send(&packet[..inner.len], inner.ecn, identity, now, &mut self.shared, sink)
+    }
+
+    /// Takes one UDP datagram. `out` must be at least as long as the datagram, and at least
+    /// [`encrypt::MAX_CONTROL_LEN`] bytes.
+    ///
+    /// `Some(len)` means that `out[..len]` is an IP packet for the TUN: authenticated, its source checked
+    /// against the peer's allowed IPs, congestion marks folded in. Replies, and packets that waited for the
+    /// session, go into `sink`; what does not fit there is kept for later, within bounds.
+    pub fn receive<S: DatagramSink>(
+        &mut self,
+        datagram: &[u8],
+        from: Arrival,
+        out: &mut [u8],
+        now: Instant,
+        sink: &mut S,
+    ) -> Option<usize> {
+        let _ = self.flush_control(now, sink); // if the sink is full, what this datagram causes is kept too
+        if out.len() < datagram.len().max(MAX_CONTROL_LEN) {
+            self.shared.counters.drops.rx_small_buffer += 1;
+            return None;
+        }
+        let (index, is_initiation) = self.whose(datagram, from, now, sink)?;
+        let opened = self.open(index, is_initiation, datagram, from, out, now)?;
+        let peer = self.peers.get_mut(index)?;
+        let shared = &mut self.shared;
+        let traffic = &mut shared.counters.traffic;
+
+        if opened == Opened::CookieStored {
+            traffic.cookies_received += 1;
+            return None; // anybody on the path can make one: neither traffic nor a sign of life
+        }
+        peer.rx_bytes += datagram.len() as u64;
+        traffic.rx_bytes += datagram.len() as u64;
+        traffic.initiations_received += u64::from(is_initiation);
+        peer.learn_endpoint(from, shared);
+        match opened {
+            Opened::Packet { len } => {
+                peer.after_receiving(now, shared, sink);
+                return self.accept(index, from.ecn, out.get_mut(..len)?);
+            }
+            Opened::Reply { len, handshake } => {
+                let traffic = &mut shared.counters.traffic;
+                traffic.responses_sent += u64::from(is_initiation);
+                traffic.responses_received += u64::from(!is_initiation && handshake);
+                traffic.keepalives_sent += u64::from(!is_initiation);
+                if handshake {
+                    debug!(peer = ?peer.public_key, initiated = !is_initiation, "handshake");
+                    peer.last_handshake = Some(now);
+                }
+                let _ = peer.send_control(out.get(..len)?, now, shared, sink); // kept if the sink is full
+            }
+            _ => shared.counters.traffic.keepalives_received += 1,
+        }
+        peer.after_receiving(now, shared, sink);
+        None
+    }
+
+    /// Runs every deadline that has passed. Calling it early or often is harmless.
+    pub fn handle_timeout<S: DatagramSink>(&mut self, now: Instant, sink: &mut S) {
+        self.shared.release();
+        if self.flush_control(now, sink).is_err() {
+            return;
+        }
+        while let Some(index) = self.shared.deadlines.due(now) {
+            let (Some(peer), Some(identity)) = (self.peers.get_mut(index), &mut self.identity) else {
+                debug_assert!(false, "only peers that are there, and only with a key, have deadlines");
+                return;
+            };
+            if peer.handle_timeout(identity, now, &mut self.shared, sink).is_err() {
+                return;
+            }
+        }
+    }
+
+    /// When to call [`handle_timeout`](Self::handle_timeout) next; `None` when nothing is pending. Ask
+    /// again after every call that takes `now`.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.shared.next_deadline()
+    }
+
+    /// The send to `destination` failed because its pinned local address is no longer ours: stop
+    /// pinning it, until the peer is heard from again.
+    pub fn forget_source(&mut self, destination: Destination) {
+        let pinned = |endpoint: &&mut Destination| {
+            endpoint.remote == destination.remote && endpoint.local == destination.local
+        };
+        for endpoint in self.peers.values_mut().filter_map(|peer| peer.endpoint.as_mut()).filter(pinned) {
+            endpoint.local = None;
+        }
+    }
+
+    /// Our public key.
+    pub fn public_key(&self) -> Option<PublicKey> {
+        self.identity.as_ref().map(Identity::public_key)
+    }
+
+    /// Our private key.
+    pub fn private_key(&self) -> Option<&PrivateKey> {
+        self.private_key.as_ref()
+    }
+
+    /// Every peer as it is now, in order of creation.
+    pub fn peers(&self) -> impl Iterator<Item = PeerStatus> + '_ {
+        let mut peers: Vec<_> = self.peers.values().collect();
+        peers.sort_unstable_by_key(|peer| peer.created);
+        peers.into_iter().map(|peer| PeerStatus {
+            public_key: peer.public_key,
+            preshared_key: peer.preshared_key.clone(),
+            endpoint: peer.endpoint.map(|endpoint| endpoint.remote),
+            persistent_keepalive: peer.keepalive.interval,
+            allowed_ips: self.allowed_ips.of_peer(peer.index).collect(),
+            last_handshake: peer.last_handshake,
+            tx_bytes: peer.tx_bytes,
+            rx_bytes: peer.rx_bytes,
+        })
+    }
+
+    /// How many peers there are.
+    pub fn peer_count(&self) -> usize {
+        self.peers.len()
+    }
+
+    /// What was counted since the tunnel was made.
+    pub fn counters(&self) -> &Counters {
+        &self.shared.counters
+    }
+
+    /// Appends the control messages that found the sink full.
+    fn flush_control<S: DatagramSink>(&mut self, now: Instant, sink: &mut S) -> Result<(), SinkFull> {
+        while let Some(message) = self.shared.control.front() {
+            let (index, len) = (message.peer, message.as_bytes().len());
+            if control::append(message.to, message.as_bytes(), sink).is_err() {
+                self.shared.hold(now);
+                return Err(SinkFull);
+            }
+            self.shared.control.pop();
+            if let Some(peer) = self.peers.get_mut(index) {
+                peer.count_sent_bytes(len, &mut self.shared);
+            }
+        }
+        Ok(())
+    }
+
+    /// Which peer a datagram is for, and whether it is an initiation. `None`: it was dropped and counted.
+    fn whose<S: DatagramSink>(
+        &mut self,
+        datagram: &[u8],
+        from: Arrival,
+        now: Instant,
+        sink: &mut S,
+    ) -> Option<(PeerIndex, bool)> {
+        let Counters { drops, traffic } = &mut self.shared.counters;
+        let Some(identity) = &mut self.identity else {
+            drops.rx_no_private_key += 1;
+            return None;
+        };
+        match identity.classify(datagram, from.remote, now) {
+            Ok(Classified::ForPeer(index)) => Some((index, false)),
+            Ok(Classified::Initiation(key)) => {
+                let index = self.peers.find(&key);
+                drops.rx_unknown_peer += u64::from(index.is_none());
+                Some((index?, true))
+            }
+            Ok(Classified::CookieReply(reply)) => {
+                drops.rx_under_load += 1;
+                let to = Destination { remote: from.remote, local: from.local, ecn: Ecn::NotEct };
+                // Not kept if the sink is full: we are under load, and the peer will ask again.
+                let sent = control::append(to, &reply, sink).is_ok();
+                traffic.cookies_sent += u64::from(sent);
+                traffic.tx_bytes += if sent { reply.len() as u64 } else { 0 };
+                drops.tx_control_full += u64::from(!sent);
+                None
+            }
+            Ok(_) => {
+                drops.rx_other += 1;
+                None
+            }
+            Err(reject) => {
+                drops.count(reject);
+                None
+            }
+        }
+    }
+
+    /// Authenticates and decrypts. `None`: the datagram was dropped and counted.
+    fn open(
+        &mut self,
+        index: PeerIndex,
+        is_initiation: bool,
+        datagram: &[u8],
+        from: Arrival,
+        out: &mut [u8],
+        now: Instant,
+    ) -> Option<Opened> {
+        let drops = &mut self.shared.counters.drops;
+        let Some(peer) = self.peers.get_mut(index) else {
+            drops.rx_no_session += 1;
+            return None;
+        };
+        if is_initiation && let Some(identity) = &mut self.identity {
+            peer.ensure_session(identity, now);
+        }
+        let Some(session) = &mut peer.session else {
+            drops.rx_no_session += 1;
+            return None;
+        };
+        match session.open(datagram, out, from.remote, now) {
+            Ok(opened) => Some(opened),
+            Err(reject) => {
+                drops.count(reject);
+                None
+            }
+        }
+    }
+
+    /// Checks a decrypted packet and folds the outer congestion mark into it. `None`: dropped and counted.
+    fn accept(&mut self, from: PeerIndex, outer: Ecn, packet: &mut [u8]) -> Option<usize> {
+        let Counters { drops, traffic } = &mut self.shared.counters;
+        let Some(inner) = Inner::parse(packet) else {
+            drops.rx_not_ip += 1;
+            return None;
+        };
+        if !self.allowed_ips.permits(from, inner.source) {
+            drops.rx_bad_source += 1;
+            return None;
+        }
+        let Some(ecn) = inner::decapsulate_ecn(outer, inner.ecn) else {
+            drops.rx_ecn += 1;
+            return None;
+        };
+        if ecn != inner.ecn {
+            inner::set_ecn(packet, ecn);
+        }
+        traffic.rx_packets += 1;
+        Some(inner.len)
+    }
+}
+
+impl<I: Identity> fmt::Debug for Tunnel<I> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tunnel")
+            .field("public_key", &self.public_key())
+            .field("peers", &self.peer_count())
+            .field("poll_timeout", &self.poll_timeout())
+            .finish_non_exhaustive()
+    }
+}

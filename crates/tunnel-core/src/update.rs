@@ -1,0 +1,213 @@
+//! Applying an update: all of it or nothing.
+
+use std::{
+    collections::{HashMap, HashSet},
+    time::Instant,
+};
+
+use encrypt::{Identity, PeerIndex, PresharedKey, PrivateKey, PublicKey};
+use gso_queue::{DatagramSink, Destination};
+
+use crate::{AllowedIpUpdate, PeerUpdate, Tunnel, TunnelUpdate, peer::Peer};
+
+/// Why an update changed nothing. Each is the caller's fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum UpdateError {
+    /// More peers than [`TunnelConfig::max_peers`](crate::TunnelConfig::max_peers).
+    #[error("more than {0} peers")]
+    TooManyPeers(usize),
+}
+
+impl<I: Identity> Tunnel<I> {
+    /// Validates all, then applies all. May send into `sink`: turning a persistent keepalive on sends one at
+    /// once, or starts the handshake for it. Nothing else here starts a handshake.
+    ///
+    /// As in the kernel, a peer with our own public key is ignored silently, and removed if our key becomes
+    /// its key. Unlike the kernel's, `replace_peers` keeps the session, endpoint and counters of a peer that
+    /// is configured again; everything else about it starts afresh.
+    ///
+    /// A changed private key ends every session, a changed pre-shared key that peer's; packets that wait
+    /// stay. Setting what is already set changes nothing.
+    ///
+    /// # Errors
+    /// Nothing was changed then.
+    pub fn update<S: DatagramSink>(
+        &mut self,
+        update: TunnelUpdate,
+        now: Instant,
+        sink: &mut S,
+    ) -> Result<(), UpdateError> {
+        let new_identity = self.identity_after(&update, now);
+        let own_key = match &new_identity {
+            Some(changed) => changed.as_ref().map(|(identity, _)| identity.public_key()),
+            None => self.public_key(),
+        };
+        self.check_peer_count(&update, own_key)?;
+
+        if update.replace_peers {
+            self.remove_peers_not_in(&update.peers);
+        }
+        if let Some(identity) = new_identity {
+            self.change_identity(identity, now);
+        }
+        let mut afresh = HashSet::new();
+        for mut peer in update.peers {
+            if Some(peer.public_key) == own_key {
+                continue;
+            }
+            if update.replace_peers && !peer.remove && !afresh.contains(&peer.public_key) {
+                if peer.update_only {
+                    continue; // there is no such peer any more
+                }
+                afresh.insert(peer.public_key);
+                start_afresh(&mut peer);
+            }
+            self.update_peer(peer, now);
+        }
+        self.handle_timeout(now, sink);
+        Ok(())
+    }
+
+    /// The new identity with its key, if `update` changes it; `Some(None)` if it clears it.
+    fn identity_after(&self, update: &TunnelUpdate, now: Instant) -> Option<Option<(I, PrivateKey)>> {
+        let key = update.private_key.as_ref()?;
+        let before = self.private_key.as_ref().map(PrivateKey::as_bytes);
+        if before == key.as_ref().map(PrivateKey::as_bytes) {
+            return None;
+        }
+        Some(key.as_ref().map(|key| (I::new(key, now), key.clone())))
+    }
+
+    /// Refuses an update during which there would be too many peers.
+    fn check_peer_count(&self, update: &TunnelUpdate, own_key: Option<PublicKey>) -> Result<(), UpdateError> {
+        let is_peer = |key: &PublicKey| !update.replace_peers && self.peers.find(key).is_some();
+        let mut count = if update.replace_peers { 0 } else { self.peers.len() };
+        let mut changed: HashMap<PublicKey, bool> = HashMap::new();
+        if let Some(key) = own_key
+            && is_peer(&key)
+        {
+            count -= 1;
+        }
+        for peer in update.peers.iter().filter(|peer| Some(peer.public_key) != own_key) {
+            let exists = changed.entry(peer.public_key).or_insert_with(|| is_peer(&peer.public_key));
+            if peer.remove {
+                count -= usize::from(*exists);
+                *exists = false;
+            } else if !(*exists || peer.update_only) {
+                count += 1;
+                *exists = true;
+            }
+            if count > self.max_peers {
+                return Err(UpdateError::TooManyPeers(self.max_peers));
+            }
+        }
+        Ok(())
+    }
+
+    fn remove_peers_not_in(&mut self, updates: &[PeerUpdate]) {
+        let stays = |peer: &&PeerUpdate| !(peer.remove || peer.update_only);
+        let kept: HashSet<PublicKey> = updates.iter().filter(stays).map(|peer| peer.public_key).collect();
+        let gone: Vec<PublicKey> =
+            self.peers.values().map(|peer| peer.public_key).filter(|key| !kept.contains(key)).collect();
+        for key in gone {
+            self.remove_peer(&key);
+        }
+    }
+
+    /// Sessions belong to the identity: all end. A peer that turns out to be ourselves is removed.
+    fn change_identity(&mut self, identity: Option<(I, PrivateKey)>, now: Instant) {
+        let (identity, private_key) = identity.unzip();
+        self.identity = identity;
+        self.private_key = private_key;
+        if let Some(own_key) = self.public_key() {
+            self.remove_peer(&own_key);
+        }
+        let has_key = self.identity.is_some();
+        for peer in self.peers.values_mut() {
+            self.shared.control.forget(peer.index);
+            if has_key {
+                peer.end_session(now, &mut self.shared);
+            } else {
+                peer.shut_down(&mut self.shared);
+            }
+        }
+    }
+
+    fn update_peer(&mut self, update: PeerUpdate, now: Instant) {
+        if update.remove {
+            self.remove_peer(&update.public_key);
+            return;
+        }
+        let found = self.peers.find(&update.public_key);
+        if found.is_none() && update.update_only {
+            return;
+        }
+        let Some(index) = found.or_else(|| self.create_peer(update.public_key)) else {
+            debug_assert!(false, "the number of peers was checked");
+            return;
+        };
+        if update.replace_allowed_ips {
+            self.allowed_ips.remove_all(index);
+        }
+        for change in &update.allowed_ips {
+            match *change {
+                AllowedIpUpdate::Add(prefix) => self.allowed_ips.insert(index, prefix),
+                AllowedIpUpdate::Remove(prefix) => self.allowed_ips.remove(index, prefix),
+            }
+        }
+        let has_key = self.identity.is_some();
+        let Some(peer) = self.peers.get_mut(index) else { return };
+        if let Some(preshared_key) = update.preshared_key
+            && !same_key(peer.preshared_key.as_ref(), preshared_key.as_ref())
+        {
+            peer.preshared_key = preshared_key;
+            self.shared.control.forget(index);
+            if has_key {
+                peer.end_session(now, &mut self.shared);
+            } else {
+                peer.shut_down(&mut self.shared);
+            }
+        }
+        if let Some(remote) = update.endpoint
+            && peer.endpoint.is_none_or(|endpoint| endpoint.remote != remote)
+        {
+            let was_known = peer.endpoint.is_some();
+            peer.endpoint = Some(Destination::new(remote));
+            if !was_known {
+                peer.keepalive.hurry(now);
+            }
+        }
+        if let Some(interval) = update.persistent_keepalive {
+            peer.keepalive.set(interval, now);
+        }
+        if has_key {
+            peer.look_at(now, &mut self.shared);
+        }
+    }
+
+    fn create_peer(&mut self, key: PublicKey) -> Option<PeerIndex> {
+        let created = self.created;
+        self.created += 1;
+        self.peers.insert(key, |index| Peer::new(index, key, created))
+    }
+
+    fn remove_peer(&mut self, key: &PublicKey) {
+        let Some(mut peer) = self.peers.remove(key) else { return };
+        peer.shut_down(&mut self.shared);
+        self.shared.control.forget(peer.index);
+        self.allowed_ips.remove_all(peer.index);
+    }
+}
+
+/// Makes `peer` say all there is to say, as about a peer just created. Its endpoint may stay what it was:
+/// a session that is kept needs it.
+fn start_afresh(peer: &mut PeerUpdate) {
+    peer.preshared_key.get_or_insert(None);
+    peer.persistent_keepalive.get_or_insert(0);
+    peer.replace_allowed_ips = true;
+}
+
+fn same_key(a: Option<&PresharedKey>, b: Option<&PresharedKey>) -> bool {
+    a.map(PresharedKey::as_bytes) == b.map(PresharedKey::as_bytes)
+}

@@ -1,0 +1,61 @@
+//! Handshakes that are never answered, sessions that die, and their revival.
+
+use encrypt::{Identity, REKEY_ATTEMPT_TIME, REKEY_TIMEOUT};
+
+use crate::world::{A, B, Kind, World, kinds, on_every_backend, ping, seconds};
+
+on_every_backend! {
+    an_unanswered_handshake_is_retried_then_given_up_with_what_waited,
+    a_packet_after_a_long_silence_starts_a_new_session_and_is_not_lost,
+    a_peer_that_restarted_is_found_again,
+    data_without_an_answer_is_answered_by_a_passive_keepalive,
+}
+
+fn an_unanswered_handshake_is_retried_then_given_up_with_what_waited<I: Identity>() {
+    let mut world: World<I> = World::pair();
+    world.nodes[B].unplugged = true;
+    world.send(A, &ping(A, B, 1));
+    world.send(A, &ping(A, B, 2));
+    world.drive(seconds(200));
+    let tries = REKEY_ATTEMPT_TIME.as_secs() / REKEY_TIMEOUT.as_secs();
+    assert_eq!(kinds(&world.wire), vec![Kind::Initiation; tries as usize]);
+    assert_eq!(world.nodes[A].count("initiations_sent"), tries);
+    assert_eq!(world.nodes[A].drops(), [("tx_handshake_expired", 2)]);
+    assert_eq!(world.nodes[A].tunnel.poll_timeout(), None, "silence until there is something to send");
+
+    world.nodes[B].unplugged = false;
+    world.send(A, &ping(A, B, 3));
+    world.settle();
+    assert_eq!(world.nodes[B].delivered, [ping(A, B, 3)]);
+}
+
+fn a_packet_after_a_long_silence_starts_a_new_session_and_is_not_lost<I: Identity>() {
+    let mut world: World<I> = World::connected();
+    for (serial, silence) in [(1, 179), (2, 181), (3, 600), (4, 100_000)] {
+        world.drive(seconds(silence));
+        world.send(A, &ping(A, B, serial));
+        world.settle();
+        assert_eq!(world.nodes[B].delivered.last(), Some(&ping(A, B, serial)), "after {silence} s");
+    }
+    assert_eq!(world.nodes[A].drops(), []);
+    assert_eq!(world.nodes[B].drops(), []);
+}
+
+fn a_peer_that_restarted_is_found_again<I: Identity>() {
+    let mut world: World<I> = World::connected();
+    let mut restarted: World<I> = World::pair();
+    world.nodes[B] = restarted.nodes.remove(B);
+    world.send(A, &ping(A, B, 1));
+    world.drive(seconds(16)); // silence after data: KEEPALIVE_TIMEOUT + REKEY_TIMEOUT
+    assert_eq!(world.nodes[B].drops(), [("rx_no_session", 1)]);
+    world.send(A, &ping(A, B, 2));
+    world.settle();
+    assert_eq!(world.nodes[B].delivered, [ping(A, B, 2)]);
+}
+
+fn data_without_an_answer_is_answered_by_a_passive_keepalive<I: Identity>() {
+    let mut world: World<I> = World::connected();
+    world.send(A, &ping(A, B, 1));
+    world.drive(seconds(60));
+    assert_eq!(kinds(&world.wire), [Kind::Data, Kind::Keepalive], "and the keepalive by nothing");
+}

@@ -1,0 +1,28 @@
+//! Whole tunnels in memory, with simulated time: one scenario per file.
+
+mod netem;
+mod probe;
+mod world;
+
+mod allowed_ips;
+mod back_pressure;
+mod ecn;
+mod expiry;
+mod handshake_and_data;
+mod hostile_input;
+mod idle_peers;
+mod key_change;
+mod lossy_network;
+mod persistent_keepalive;
+mod rekey;
+mod roaming;
+mod source_check;
+mod under_load;
+mod updates;
+mod waiting_queue;
+
+/// The event loop may live on any thread.
+const _: fn() = || {
+    fn assert_send<T: Send>() {}
+    assert_send::<tunnel_core::Tunnel<encrypt::boring::BoringIdentity>>();
+};

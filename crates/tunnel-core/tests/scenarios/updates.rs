@@ -1,0 +1,172 @@
+//! Updates apply whole or not at all, and touch only what they change.
+
+use encrypt::{PresharedKey, PublicKey};
+use tunnel_core::{PeerUpdate, TunnelConfig, TunnelUpdate, UpdateError};
+
+use crate::{
+    probe::{self, ProbeIdentity},
+    world::{A, B, Kind, World, add, kinds, ping, seconds},
+};
+
+fn key(n: u8) -> PublicKey {
+    PublicKey::from_bytes([n; 32])
+}
+
+fn new_peer(n: u8) -> PeerUpdate {
+    PeerUpdate { allowed_ips: vec![add(&format!("10.77.{n}.0/24"))], ..PeerUpdate::new(key(n)) }
+}
+
+fn peers(world: &World<ProbeIdentity>, node: usize) -> Vec<PublicKey> {
+    world.nodes[node].tunnel.peers().map(|peer| peer.public_key).collect()
+}
+
+#[test]
+fn an_update_with_too_many_peers_changes_nothing() {
+    let config = TunnelConfig { max_peers: 3, ..TunnelConfig::default() };
+    let mut world: World<ProbeIdentity> = World::connected_with(config);
+    let before = format!("{:?}", world.nodes[A].tunnel.peers().collect::<Vec<_>>());
+    let mut b = world.about(B);
+    b.persistent_keepalive = Some(9);
+    let update = TunnelUpdate {
+        private_key: Some(None),
+        replace_peers: false,
+        peers: vec![b, new_peer(100), new_peer(101), new_peer(102)],
+    };
+    assert_eq!(world.try_update(A, update.clone()), Err(UpdateError::TooManyPeers(3)));
+    assert_eq!(format!("{:?}", world.nodes[A].tunnel.peers().collect::<Vec<_>>()), before);
+    assert!(world.nodes[A].tunnel.private_key().is_some());
+    world.send(A, &ping(A, B, 1));
+    assert_eq!(kinds(&world.intercept(A)), [Kind::Data], "the session lives on");
+
+    let mut removal = new_peer(100);
+    removal.remove = true;
+    let mut only_if_there = new_peer(103);
+    only_if_there.update_only = true;
+    let peers = vec![new_peer(100), new_peer(101), removal, new_peer(102), only_if_there];
+    let fits = TunnelUpdate { peers, ..TunnelUpdate::default() };
+    assert_eq!(world.try_update(A, fits), Ok(()));
+    let replaced = TunnelUpdate { replace_peers: true, private_key: None, ..update };
+    assert_eq!(world.try_update(A, replaced), Err(UpdateError::TooManyPeers(3)));
+}
+
+#[test]
+fn peers_are_listed_in_order_of_creation() {
+    let mut world: World<ProbeIdentity> = World::pair();
+    for n in [150, 130, 140] {
+        world.update(A, new_peer(n));
+    }
+    let b = world.nodes[B].public_key();
+    assert_eq!(peers(&world, A), [b, key(150), key(130), key(140)]);
+    world.update(A, PeerUpdate { remove: true, ..PeerUpdate::new(key(130)) });
+    world.update(A, new_peer(130));
+    assert_eq!(peers(&world, A), [b, key(150), key(140), key(130)]);
+    assert_eq!(world.nodes[A].tunnel.peer_count(), 4);
+}
+
+#[test]
+fn update_only_and_remove_never_create() {
+    let mut world: World<ProbeIdentity> = World::pair();
+    world.update(A, PeerUpdate { update_only: true, ..new_peer(100) });
+    world.update(A, PeerUpdate { remove: true, ..new_peer(100) });
+    assert_eq!(world.nodes[A].tunnel.peer_count(), 1);
+    let mut b = world.about(B);
+    b.update_only = true;
+    b.persistent_keepalive = Some(7);
+    world.update(A, b);
+    assert_eq!(world.peer(A, B).persistent_keepalive, 7);
+}
+
+#[test]
+fn a_peer_with_our_own_key_is_ignored() {
+    let mut world: World<ProbeIdentity> = World::pair();
+    let ourselves = world.about(A);
+    world.update(A, PeerUpdate { allowed_ips: vec![add("10.0.0.2/32")], ..ourselves });
+    assert_eq!(peers(&world, A), [world.nodes[B].public_key()]);
+    assert_eq!(world.peer(A, B).allowed_ips.len(), 2, "nor does it take anybody's prefix");
+}
+
+#[test]
+fn configuration_alone_starts_no_handshake() {
+    let mut world: World<ProbeIdentity> = World::pair();
+    world.drive(seconds(1000));
+    assert_eq!(world.wire, []);
+    assert_eq!(world.nodes[A].tunnel.poll_timeout(), None);
+}
+
+#[test]
+fn setting_what_is_set_already_keeps_the_session() {
+    let mut world: World<ProbeIdentity> = World::connected();
+    let sessions = probe::sessions();
+    let mut b = world.about(B);
+    b.endpoint = Some(world.nodes[B].address);
+    b.preshared_key = Some(None);
+    b.persistent_keepalive = Some(0);
+    let own = world.nodes[A].key.clone();
+    let update = TunnelUpdate { private_key: Some(Some(own)), peers: vec![b], ..TunnelUpdate::default() };
+    world.try_update(A, update).unwrap();
+    world.send(A, &ping(A, B, 1));
+    world.settle();
+    assert_eq!(kinds(&world.wire), [Kind::Data]);
+    assert_eq!(probe::sessions(), sessions);
+}
+
+#[test]
+fn replacing_peers_keeps_the_session_of_one_that_stays_and_resets_the_rest_of_it() {
+    let mut world: World<ProbeIdentity> = World::connected();
+    world.update(A, new_peer(100));
+    let mut b = world.about(B);
+    b.persistent_keepalive = Some(25);
+    world.update(A, b);
+    world.settle();
+    world.wire.clear();
+
+    let before = world.peer(A, B);
+    let mut b = world.about(B);
+    b.allowed_ips = vec![add("10.0.0.2/32")];
+    let update = TunnelUpdate { replace_peers: true, peers: vec![b], ..TunnelUpdate::default() };
+    world.try_update(A, update).unwrap();
+    assert_eq!(peers(&world, A), [world.nodes[B].public_key()]);
+    let after = world.peer(A, B);
+    assert_eq!(after.persistent_keepalive, 0);
+    assert_eq!(after.allowed_ips, ["10.0.0.2/32".parse().unwrap()]);
+    assert_eq!((after.endpoint, after.tx_bytes), (before.endpoint, before.tx_bytes));
+    world.send(A, &ping(A, B, 1));
+    world.settle();
+    assert_eq!(kinds(&world.wire), [Kind::Data]);
+}
+
+#[test]
+fn replacing_peers_removes_those_only_updated_or_removed() {
+    let mut world: World<ProbeIdentity> = World::pair();
+    world.update(A, new_peer(100));
+    world.update(A, new_peer(101));
+    let peers_then = vec![
+        PeerUpdate { update_only: true, ..new_peer(100) },
+        PeerUpdate { remove: true, ..new_peer(101) },
+        new_peer(102),
+    ];
+    let update = TunnelUpdate { replace_peers: true, peers: peers_then, ..TunnelUpdate::default() };
+    world.try_update(A, update).unwrap();
+    assert_eq!(peers(&world, A), [key(102)]);
+}
+
+#[test]
+fn a_changed_preshared_key_needs_a_new_session_that_agrees_on_it() {
+    let mut world: World<ProbeIdentity> = World::connected();
+    let set = |world: &mut World<ProbeIdentity>, node, other, key| {
+        let mut peer = world.about(other);
+        peer.preshared_key = Some(Some(PresharedKey::from_bytes(key)));
+        world.update(node, peer);
+    };
+    let before = world.peer(A, B);
+    set(&mut world, A, B, [1; 32]);
+    assert_eq!(world.peer(A, B).tx_bytes, before.tx_bytes, "counters stay");
+    assert_eq!(world.peer(A, B).endpoint, before.endpoint);
+    world.send(A, &ping(A, B, 1));
+    world.settle();
+    assert!(world.nodes[B].delivered.is_empty(), "B does not know the key");
+    assert_eq!(world.nodes[A].drops(), [("rx_bad_handshake", 1)]);
+    set(&mut world, B, A, [1; 32]);
+    world.drive(seconds(6));
+    assert_eq!(world.nodes[B].delivered, [ping(A, B, 1)], "the packet waited for the retry");
+}

@@ -1,0 +1,240 @@
+//! The command line. `wg-quick` starts a daemon with a name and nothing else, so every option of the daemon
+//! has an environment variable.
+
+use std::process::ExitCode;
+
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+use io_runtime::{Arrangement, RuntimeConfig};
+use tracing::level_filters::LevelFilter;
+
+use crate::{Trouble, daemon, show, tools};
+
+/// A userspace WireGuard daemon that sends in volleys: one system call for many packets.
+///
+/// `volley NAME` makes the interface NAME and its configuration socket, and returns when both are ready;
+/// `wg` and `wg-quick` then treat it as they treat the kernel's.
+///
+/// An interface that is named like one of the commands below is started with `volley run NAME`.
+#[derive(Debug, Parser)]
+#[command(name = "volley", version, args_conflicts_with_subcommands = true, arg_required_else_help = true)]
+pub struct Cli {
+    #[command(flatten)]
+    daemon: DaemonArgs,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Start the daemon, as the bare `volley NAME` does, whatever the name.
+    Run(DaemonArgs),
+    /// Show an interface, or all: peers, which fast paths are on, and counters.
+    Show {
+        /// The interface; all if not given.
+        name: Option<String>,
+        /// For programs.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print a new private key.
+    Genkey,
+    /// Print the public key of the private key on stdin.
+    Pubkey,
+    /// Print a new pre-shared key.
+    Genpsk,
+    /// Print a shell's completions.
+    Completions {
+        /// The shell.
+        shell: Shell,
+    },
+    /// Print the manual page (for `man -l -`).
+    Man,
+}
+
+/// How to run the daemon.
+#[derive(Args, Clone, Debug)]
+pub struct DaemonArgs {
+    /// The interface to make, such as `wg0`.
+    #[arg(value_name = "NAME", required = true, value_parser = interface_name)]
+    pub name: Option<String>,
+
+    /// Stay in the foreground, and log to stderr.
+    #[arg(short, long, env = "WG_PROCESS_FOREGROUND", value_parser = switch, action = ArgAction::SetTrue)]
+    pub foreground: bool,
+
+    /// The interface's MTU, bytes.
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u16).range(576..))]
+    pub mtu: Option<u16>,
+
+    /// The UDP port until `wg` sets one; 0 lets the kernel choose.
+    #[arg(long, value_name = "PORT", default_value_t = 0)]
+    pub listen_port: u16,
+
+    /// Frames taken from the TUN per tick.
+    #[arg(long, value_name = "N", env = "VOLLEY_BATCH", default_value_t = 50,
+          value_parser = clap::value_parser!(u16).range(1..=4_096))]
+    pub batch: u16,
+
+    /// How threads share the work.
+    #[arg(long, value_enum, env = "VOLLEY_ARRANGEMENT", default_value_t = ArrangementArg::Auto)]
+    pub arrangement: ArrangementArg,
+
+    /// Send one datagram per system call.
+    #[arg(long, env = "VOLLEY_NO_UDP_GSO", value_parser = switch, action = ArgAction::SetTrue)]
+    pub no_udp_gso: bool,
+
+    /// Receive one datagram per buffer.
+    #[arg(long, env = "VOLLEY_NO_UDP_GRO", value_parser = switch, action = ArgAction::SetTrue)]
+    pub no_udp_gro: bool,
+
+    /// Exchange single packets with the TUN, with whole checksums.
+    #[arg(long, env = "VOLLEY_NO_TUN_OFFLOAD", value_parser = switch, action = ArgAction::SetTrue)]
+    pub no_tun_offload: bool,
+
+    /// What is logged: silent, error, warn, info, debug or trace (also WG_LOG_LEVEL or LOG_LEVEL).
+    #[arg(long, value_name = "LEVEL", value_parser = parse_level)]
+    pub log_level: Option<LevelFilter>,
+}
+
+/// `--arrangement`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ArrangementArg {
+    /// What suits this machine's number of cores.
+    Auto,
+    /// One loop does everything.
+    Inline,
+    /// Reading and writing the TUN have threads of their own.
+    TunThreads,
+}
+
+impl DaemonArgs {
+    /// The interface's name.
+    pub fn name(&self) -> &str {
+        self.name.as_deref().unwrap_or_default()
+    }
+
+    /// The data plane's settings for a device with this MTU.
+    pub fn runtime_config(&self, mtu: usize) -> RuntimeConfig {
+        RuntimeConfig {
+            batch: self.batch.into(),
+            arrangement: match self.arrangement {
+                ArrangementArg::Auto => Arrangement::Auto,
+                ArrangementArg::Inline => Arrangement::Inline,
+                ArrangementArg::TunThreads => Arrangement::TunThreads,
+            },
+            udp_gso: !self.no_udp_gso,
+            udp_gro: !self.no_udp_gro,
+            tun_coalesce: !self.no_tun_offload,
+            listen_port: self.listen_port,
+            fwmark: 0,
+            mtu,
+        }
+    }
+
+    /// The log level: the option, else `WG_LOG_LEVEL`, else `LOG_LEVEL`, else info. Other programs use
+    /// these variables too, so a value that makes no sense here is passed over.
+    pub fn level(&self) -> LevelFilter {
+        let from_env = |name| std::env::var(name).ok().and_then(|value| parse_level(&value).ok());
+        self.log_level
+            .or_else(|| from_env("WG_LOG_LEVEL"))
+            .or_else(|| from_env("LOG_LEVEL"))
+            .unwrap_or(LevelFilter::INFO)
+    }
+}
+
+/// Runs the program.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = match &cli.command {
+        None => daemon::start(&cli.daemon),
+        Some(Command::Run(args)) => daemon::start(args),
+        Some(Command::Show { name, json }) => show::show(name.as_deref(), *json),
+        Some(Command::Genkey) => tools::genkey(),
+        Some(Command::Pubkey) => tools::pubkey(),
+        Some(Command::Genpsk) => tools::genpsk(),
+        Some(Command::Completions { shell }) => tools::completions(*shell),
+        Some(Command::Man) => tools::man(),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(trouble) => {
+            eprintln!("volley: {trouble}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn interface_name(name: &str) -> Result<String, Trouble> {
+    tun_device::check_interface_name(name)?;
+    Ok(name.to_owned())
+}
+
+/// A flag as an environment variable gives it.
+fn switch(value: &str) -> Result<bool, &'static str> {
+    match value.to_ascii_lowercase().as_str() {
+        "1" | "true" | "yes" | "on" => Ok(true),
+        "" | "0" | "false" | "no" | "off" => Ok(false),
+        _ => Err("use 1 or 0, true or false, yes or no"),
+    }
+}
+
+fn parse_level(value: &str) -> Result<LevelFilter, &'static str> {
+    match value.to_ascii_lowercase().as_str() {
+        "silent" | "off" | "none" => Ok(LevelFilter::OFF),
+        "error" => Ok(LevelFilter::ERROR),
+        "warn" | "warning" => Ok(LevelFilter::WARN),
+        "info" => Ok(LevelFilter::INFO),
+        "debug" | "verbose" => Ok(LevelFilter::DEBUG),
+        "trace" => Ok(LevelFilter::TRACE),
+        _ => Err("use silent, error, warn, info, debug or trace"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory, error::ErrorKind};
+
+    use super::*;
+
+    fn parse(args: &[&str]) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(["volley"].iter().chain(args))
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_bare_name_starts_the_daemon() {
+        let cli = parse(&["wg0"]).unwrap();
+        assert!(cli.command.is_none());
+        assert_eq!(cli.daemon.name(), "wg0");
+    }
+
+    #[test]
+    fn a_commands_name_is_reached_with_run() {
+        let cli = parse(&["run", "show"]).unwrap();
+        assert!(matches!(&cli.command, Some(Command::Run(args)) if args.name() == "show"));
+    }
+
+    #[test]
+    fn help_and_bad_names_never_become_interfaces() {
+        assert_eq!(parse(&["--help"]).unwrap_err().kind(), ErrorKind::DisplayHelp);
+        for args in [&["--hepl"][..], &["--", "--help"], &["a/b"], &["sixteen-bytes-xx"], &[""], &[".."], &[]]
+        {
+            assert!(parse(args).is_err(), "{args:?}");
+        }
+    }
+
+    #[test]
+    fn switches_read_the_usual_words() {
+        for (value, meaning) in
+            [("1", true), ("true", true), ("Yes", true), ("0", false), ("no", false), ("", false)]
+        {
+            assert_eq!(switch(value), Ok(meaning), "{value}");
+        }
+        assert!(switch("maybe").is_err());
+    }
+}

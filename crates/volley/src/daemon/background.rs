@@ -1,0 +1,137 @@
+//! Leaving the terminal without `fork`: the program starts itself once more in a session of its own, waits
+//! until that one is ready, and returns. Until then the child's errors reach the caller's stderr; from then
+//! on it holds nothing of the caller's.
+
+use std::{
+    env,
+    fs::{self, File},
+    io::{self, Read, Write, stdout},
+    os::{
+        fd::RawFd,
+        unix::process::{CommandExt, ExitStatusExt},
+    },
+    path::PathBuf,
+    process::{self, Command, Stdio},
+};
+
+use nix::unistd::{close, dup2_stderr, dup2_stdout, setsid};
+use sd_notify::NotifyState;
+
+use crate::{Trouble, WithFix, log};
+
+/// Tells the child that it is one. Not for people.
+const CHILD_MARK: &str = "VOLLEY_INTERNAL_CHILD";
+
+/// What the child writes to its stdout, a pipe to the parent, when it is ready.
+const READY: &[u8] = b"ready\n";
+
+/// The variables that name descriptors which a parent means for us.
+pub(super) const INHERITED: [&str; 2] = ["WG_TUN_FD", "WG_UAPI_FD"];
+
+const STDERR: RawFd = 2;
+
+/// Whom to tell that the daemon is ready.
+pub(super) enum Readiness {
+    /// Only a service manager, if there is one.
+    Foreground,
+    /// The process that started us and waits.
+    Parent,
+}
+
+impl Readiness {
+    /// Decides whether this process is the daemon; `None` if it is to start one.
+    pub(super) fn of(foreground: bool) -> Option<Self> {
+        if env::var_os(CHILD_MARK).is_some() {
+            // Fails only for a process group's leader, which is a session's already or needs none.
+            let _ = setsid();
+            close_inherited();
+            return Some(Self::Parent);
+        }
+        // When a container's first process ends, the container ends.
+        let first = process::id() == 1;
+        (foreground || first).then_some(Self::Foreground)
+    }
+
+    /// Says that interface and socket are ready.
+    ///
+    /// # Errors
+    /// When the parent is gone: whoever wanted the daemon has given up.
+    pub(super) fn announce(self, name: &str) -> Result<(), Trouble> {
+        let status = format!("{name} is ready");
+        let _ = sd_notify::notify(&[NotifyState::Ready, NotifyState::Status(&status)]);
+        match self {
+            Self::Foreground => Ok(()),
+            Self::Parent => leave_terminal().or_trouble("the program that started the daemon is gone"),
+        }
+    }
+}
+
+/// Lets go of every descriptor that the caller did not mean for us: whoever waits for the end of a pipe
+/// (a shell's process substitution, a test runner) would wait for the daemon's.
+///
+/// Only at the very start, when this process has opened nothing itself.
+fn close_inherited() {
+    let meant = |number: &RawFd| {
+        INHERITED.iter().any(|name| env::var(name).is_ok_and(|value| value.parse() == Ok(*number)))
+    };
+    let Ok(open) = fs::read_dir("/proc/self/fd") else { return };
+    let numbers: Vec<RawFd> =
+        open.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect();
+    for number in numbers.into_iter().filter(|number| *number > STDERR && !meant(number)) {
+        // One of them was the directory's own, and is closed already.
+        let _ = close(number);
+    }
+}
+
+fn leave_terminal() -> io::Result<()> {
+    let null = File::options().read(true).write(true).open("/dev/null")?;
+    // Before the parent returns: its caller may wait for the end of our stderr.
+    log::leave_terminal();
+    dup2_stderr(&null)?;
+    let mut parent = stdout();
+    parent.write_all(READY)?;
+    parent.flush()?;
+    dup2_stdout(&null)?;
+    Ok(())
+}
+
+/// Starts the daemon in the background and waits until it is ready.
+///
+/// # Errors
+/// When it is not; the child has said why.
+pub(super) fn launch() -> Result<(), Trouble> {
+    let mut arguments = env::args_os();
+    let mut command = Command::new(program());
+    if let Some(name) = arguments.next() {
+        command.arg0(name);
+    }
+    let mut child = command
+        .args(arguments)
+        .env(CHILD_MARK, "1")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .or_trouble("cannot start the daemon")?;
+    let mut answer = Vec::new();
+    if let Some(pipe) = child.stdout.take() {
+        // It closes its end when it is ready, and when it dies.
+        pipe.take(READY.len() as u64).read_to_end(&mut answer).or_trouble("cannot hear from the daemon")?;
+    }
+    if answer == READY {
+        return Ok(());
+    }
+    let status = child.wait().or_trouble("cannot wait for the daemon")?;
+    match (status.code(), status.signal()) {
+        // It has said why.
+        (Some(code), _) if code != 0 => process::exit(code),
+        (_, Some(signal)) => {
+            Err(Trouble::new(format!("the daemon was killed by signal {signal} before it was ready")))
+        }
+        _ => Err(Trouble::new("the daemon ended before it was ready")),
+    }
+}
+
+/// This very program; the link in /proc works even if the file was replaced since.
+fn program() -> PathBuf {
+    env::current_exe().ok().filter(|path| path.exists()).unwrap_or_else(|| PathBuf::from("/proc/self/exe"))
+}

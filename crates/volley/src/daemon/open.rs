@@ -1,0 +1,83 @@
+//! Making what the daemon needs, in the order that leaves nothing behind when a step fails.
+
+use std::{
+    env,
+    os::fd::{OwnedFd, RawFd},
+};
+
+use nix::net::if_::if_nametoindex;
+use tun_device::{LinuxTun, TunDevice, TunOptions};
+
+use super::background::INHERITED;
+use crate::{
+    Trouble, WithFix,
+    cli::DaemonArgs,
+    uapi::server::{BindError, Socket, is_alive, socket_path},
+};
+
+/// The MTU of a new interface, bytes: 1500, less 40 of IPv6, 8 of UDP and 32 of WireGuard. What the
+/// kernel's own device has, and what `wg-quick` sets.
+const DEFAULT_MTU: u16 = 1420;
+
+/// The interface and the socket, both ready.
+pub(super) struct Device {
+    pub(super) tun: LinuxTun,
+    pub(super) socket: Socket,
+    pub(super) name: String,
+    pub(super) index: u32,
+    pub(super) mtu: usize,
+}
+
+pub(super) fn open(args: &DaemonArgs) -> Result<Device, Trouble> {
+    let [tun_variable, socket_variable] = INHERITED;
+    let inherited_tun = inherited(tun_variable)?;
+    let inherited_socket = inherited(socket_variable)?;
+    let offload = !args.no_tun_offload;
+    if inherited_socket.is_none() && is_alive(&socket_path(args.name())) {
+        return Err(already_running(args.name()));
+    }
+
+    let tun = match inherited_tun {
+        // Whoever made it has chosen its MTU.
+        Some(fd) => LinuxTun::from_fd(
+            fd,
+            &TunOptions { offload, mtu: args.mtu.map(usize::from), ..TunOptions::default() },
+        ),
+        None => {
+            let mtu = Some(args.mtu.unwrap_or(DEFAULT_MTU).into());
+            LinuxTun::create(args.name(), &TunOptions { offload, mtu, ..TunOptions::default() })
+        }
+    }?;
+    let name = tun.name().to_owned();
+    let index = if_nametoindex(name.as_str()).or_trouble(format!("cannot find the interface `{name}`"))?;
+    let mtu = tun.mtu().or_trouble(format!("cannot read the MTU of `{name}`"))?;
+    let socket = match inherited_socket {
+        Some(fd) => Socket::inherited(fd),
+        None => bind(&name)?,
+    };
+    Ok(Device { tun, socket, name, index, mtu })
+}
+
+fn bind(name: &str) -> Result<Socket, Trouble> {
+    Socket::bind(&socket_path(name)).map_err(|error| match error {
+        BindError::Taken(_) => already_running(name),
+        error => Trouble::new(error.to_string())
+            .fix("run as root, or make /var/run/wireguard writable for this user"),
+    })
+}
+
+fn already_running(name: &str) -> Trouble {
+    Trouble::new(format!("a daemon is already running for `{name}`"))
+        .fix(format!("use it as it is, or end it first: ip link delete {name}"))
+}
+
+/// The descriptor that an environment variable names, if it is set.
+fn inherited(variable: &str) -> Result<Option<OwnedFd>, Trouble> {
+    let Some(value) = env::var_os(variable) else { return Ok(None) };
+    let wrong = || {
+        Trouble::new(format!("{variable} does not name an open file descriptor"))
+            .fix(format!("unset {variable}, or pass the descriptor on without close-on-exec"))
+    };
+    let number: RawFd = value.to_str().and_then(|text| text.parse().ok()).ok_or_else(wrong)?;
+    tun_device::inherited_fd(number).map(Some).map_err(|_| wrong())
+}

@@ -1,0 +1,12 @@
+#![doc = include_str!("../README.md")]
+#![forbid(unsafe_code)]
+
+pub mod cli;
+pub mod daemon;
+pub mod log;
+mod show;
+mod tools;
+mod trouble;
+pub mod uapi;
+
+pub use trouble::{Trouble, WithFix};

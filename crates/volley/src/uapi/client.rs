@@ -1,0 +1,151 @@
+//! Asking a running daemon: the other end of [`super::server`].
+
+use std::{
+    io::{self, BufRead, BufReader, Read, Write},
+    net::Shutdown,
+    os::unix::net::UnixStream,
+    path::Path,
+    time::Duration,
+};
+
+use encrypt::{PresharedKey, PrivateKey, PublicKey};
+use io_runtime::DeviceUpdate;
+use zeroize::Zeroizing;
+
+use super::{Device, Peer, Status, print_set};
+
+/// How long a daemon may take to answer. `get` of 10,000 peers takes milliseconds.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The longest answer, bytes: more is no daemon of ours.
+const MAX_ANSWER_LEN: u64 = 256 << 20;
+
+/// Why a daemon could not be asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// No daemon answers on the socket.
+    #[error("cannot reach the daemon: {0}")]
+    Connection(#[from] io::Error),
+    /// The daemon refused, with this errno.
+    #[error("the daemon refused: {}", io::Error::from_raw_os_error(*.0))]
+    Refused(i32),
+    /// The answer makes no sense.
+    #[error("the daemon's answer is not understood")]
+    Answer,
+}
+
+/// Asks for everything `wg show` knows.
+///
+/// # Errors
+/// [`Error`].
+pub fn get(socket: &Path) -> Result<Device, Error> {
+    let mut reader = DeviceReader::default();
+    ask(socket, "get=1\n\n", |line| reader.line(line))?;
+    Ok(reader.finish())
+}
+
+/// Asks for features and counters. Other daemons than ours refuse.
+///
+/// # Errors
+/// [`Error`].
+pub fn status(socket: &Path) -> Result<Status, Error> {
+    let mut status = Status::default();
+    ask(socket, "volley=1\n\n", |line| status.read_line(line))?;
+    Ok(status)
+}
+
+/// Applies an update.
+///
+/// # Errors
+/// [`Error`]; nothing was changed if the daemon refused.
+pub fn set(socket: &Path, update: &DeviceUpdate) -> Result<(), Error> {
+    ask(socket, &print_set(update), |_| None)
+}
+
+/// Sends one request and hands each line of the answer to `accept`, which gives `None` for a line that
+/// makes no sense.
+fn ask(socket: &Path, request: &str, mut accept: impl FnMut(&str) -> Option<()>) -> Result<(), Error> {
+    let mut stream = UnixStream::connect(socket)?;
+    stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
+    stream.set_write_timeout(Some(ANSWER_TIMEOUT))?;
+    stream.write_all(request.as_bytes())?;
+    stream.shutdown(Shutdown::Write)?;
+
+    let mut answer = BufReader::new(stream).take(MAX_ANSWER_LEN);
+    let mut line = Zeroizing::new(String::with_capacity(1_024));
+    loop {
+        line.clear();
+        if answer.read_line(&mut line)? == 0 {
+            return Err(Error::Answer);
+        }
+        let text = line.strip_suffix('\n').ok_or(Error::Answer)?;
+        if let Some(errno) = text.strip_prefix("errno=") {
+            return match errno.parse::<i32>().map_err(|_| Error::Answer)? {
+                0 => Ok(()),
+                errno => Err(Error::Refused(errno.saturating_abs())),
+            };
+        }
+        accept(text).ok_or(Error::Answer)?;
+    }
+}
+
+/// Collects a [`Device`] from the lines of a `get` answer.
+#[derive(Debug, Default)]
+pub struct DeviceReader {
+    device: Device,
+}
+
+impl DeviceReader {
+    /// Takes one line; `None` if a known key has a senseless value. Unknown keys are skipped, so that
+    /// newer daemons can be asked.
+    pub fn line(&mut self, line: &str) -> Option<()> {
+        let (key, value) = line.split_once('=')?;
+        if key == "public_key" {
+            self.device.peers.push(Peer::new(PublicKey::from_hex(value).ok()?));
+            return Some(());
+        }
+        let Some(peer) = self.device.peers.last_mut() else {
+            match key {
+                "private_key" => {
+                    self.device.private_key =
+                        unless_zero(PrivateKey::from_hex(value).ok()?, PrivateKey::is_zero);
+                }
+                "listen_port" => self.device.listen_port = value.parse().ok()?,
+                "fwmark" => self.device.fwmark = value.parse().ok()?,
+                _ => {}
+            }
+            return Some(());
+        };
+        let handshake = &mut peer.last_handshake;
+        match key {
+            "preshared_key" => {
+                peer.preshared_key = unless_zero(PresharedKey::from_hex(value).ok()?, PresharedKey::is_zero);
+            }
+            "endpoint" => peer.endpoint = Some(value.parse().ok()?),
+            "last_handshake_time_sec" => {
+                *handshake = Duration::new(value.parse().ok()?, handshake.subsec_nanos());
+            }
+            "last_handshake_time_nsec" => {
+                let nanos = value.parse().ok().filter(|nanos| *nanos < 1_000_000_000)?;
+                *handshake = Duration::new(handshake.as_secs(), nanos);
+            }
+            "tx_bytes" => peer.tx_bytes = value.parse().ok()?,
+            "rx_bytes" => peer.rx_bytes = value.parse().ok()?,
+            "persistent_keepalive_interval" => peer.persistent_keepalive = value.parse().ok()?,
+            "allowed_ip" => peer.allowed_ips.push(value.parse().ok()?),
+            _ => {}
+        }
+        Some(())
+    }
+
+    /// What was told.
+    pub fn finish(self) -> Device {
+        self.device
+    }
+}
+
+/// A key of zeros means that there is none.
+fn unless_zero<K>(key: K, is_zero: fn(&K) -> bool) -> Option<K> {
+    (!is_zero(&key)).then_some(key)
+}

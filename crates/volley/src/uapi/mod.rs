@@ -1,0 +1,41 @@
+//! The configuration protocol: what `wg`, `wg-quick` and mesh agents speak to a WireGuard daemon over
+//! its UNIX socket.
+//!
+//! [`RequestParser`] and the printers do no I/O, so that they can be tested and fuzzed alone; [`server`]
+//! and [`client`] put them on a socket.
+
+pub mod client;
+mod parse;
+mod print;
+pub mod server;
+mod status;
+
+pub use parse::{Failure, MAX_LINE_LEN, MAX_REQUEST_LEN, Operation, Request, RequestParser, ScopeLookup};
+pub use print::{Device, Peer, print_get, print_set};
+pub use status::{Feature, Status};
+
+/// The error numbers of answers (asm-generic/errno.h). `set` answers carry them negated, `get` answers
+/// as they are: `wg` relies on both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Errno {
+    /// EIO: the daemon could not do it.
+    Io,
+    /// EINVAL: a key or a value is wrong.
+    Invalid,
+    /// EPROTO: this is not a request.
+    Protocol,
+    /// EADDRINUSE: the port is taken.
+    AddrInUse,
+}
+
+impl Errno {
+    /// The plain, positive number.
+    pub const fn number(self) -> i32 {
+        match self {
+            Self::Io => 5,
+            Self::Invalid => 22,
+            Self::Protocol => 71,
+            Self::AddrInUse => 98,
+        }
+    }
+}

@@ -1,0 +1,557 @@
+//! The socket: `/var/run/wireguard/NAME.sock`. Several clients at once, several requests each; a slow or
+//! stuck one costs a table entry until a newer one needs it, and nothing else.
+
+use std::{
+    collections::VecDeque,
+    fs, io,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::{
+            fs::{DirBuilderExt, MetadataExt, PermissionsExt},
+            net::{UnixListener as StdListener, UnixStream as StdStream},
+        },
+    },
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use io_runtime::DeviceUpdate;
+use nix::{
+    net::if_::if_nametoindex,
+    sys::{
+        inotify::{AddWatchFlags, InitFlags, Inotify},
+        stat::{Mode, umask},
+    },
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{UnixListener, UnixStream, unix::pipe::Receiver},
+    task::{AbortHandle, JoinSet},
+    time::{Instant, sleep, timeout, timeout_at},
+};
+use tracing::{debug, warn};
+use zeroize::Zeroizing;
+
+use super::{Device, Errno, Failure, MAX_LINE_LEN, Operation, Request, RequestParser, Status};
+
+/// Where `wg` looks for the sockets of userspace daemons.
+pub const SOCKET_DIR: &str = "/var/run/wireguard";
+
+/// Connections kept at once; the oldest goes when one more comes. Only root may connect, so this guards
+/// against broken clients, not hostile ones: a healthy one is gone in milliseconds.
+const MAX_CLIENTS: usize = 64;
+
+/// From a request's first byte to its last. A longest request takes well under a second.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Until a client has taken its answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Bytes taken from a client at once.
+const READ_LEN: usize = 16 << 10;
+const _: () = assert!(READ_LEN > MAX_LINE_LEN, "a longest line must fit beside its newline");
+
+/// When `accept` fails (no file descriptors left), how long to wait before trying again.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What the server needs from the device it configures.
+pub trait Control: Clone + Send + Sync + 'static {
+    /// Everything `get` tells.
+    fn get(&self) -> impl Future<Output = Result<Device, Errno>> + Send;
+    /// Applies a whole update or nothing.
+    fn set(&self, update: DeviceUpdate) -> impl Future<Output = Result<(), Errno>> + Send;
+    /// Features and counters.
+    fn status(&self) -> impl Future<Output = Result<Status, Errno>> + Send;
+}
+
+/// Why the socket could not be made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BindError {
+    /// Another daemon answers on it.
+    #[error("another daemon is running on {0}")]
+    Taken(PathBuf),
+    /// A system call failed.
+    #[error("cannot make {path}: {source}")]
+    Io {
+        /// The socket or its directory.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+/// Where the socket of the interface `name` is.
+pub fn socket_path(name: &str) -> PathBuf {
+    Path::new(SOCKET_DIR).join(format!("{name}.sock"))
+}
+
+/// True when a daemon answers on the socket.
+pub fn is_alive(path: &Path) -> bool {
+    StdStream::connect(path).is_ok()
+}
+
+/// The bound socket. Its file is removed on drop, if it is still the one we made.
+#[derive(Debug)]
+pub struct Socket {
+    listener: StdListener,
+    file: Option<SocketFile>,
+}
+
+/// The socket's name in the file system.
+#[derive(Debug)]
+struct SocketFile {
+    path: PathBuf,
+    /// Device and inode.
+    identity: (u64, u64),
+}
+
+impl SocketFile {
+    fn of(path: &Path) -> io::Result<Self> {
+        Ok(Self { path: path.to_owned(), identity: identity(path)? })
+    }
+
+    fn is_in_place(&self) -> bool {
+        identity(&self.path).is_ok_and(|identity| identity == self.identity)
+    }
+}
+
+fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    let metadata = fs::symlink_metadata(path)?;
+    Ok((metadata.dev(), metadata.ino()))
+}
+
+impl Socket {
+    /// Binds `path`, making its directory if need be. A socket file on which nobody answers is left from a
+    /// daemon that died, and is replaced.
+    ///
+    /// Sets the process's umask for a moment: call it before there are other threads that make files.
+    ///
+    /// # Errors
+    /// [`BindError`].
+    pub fn bind(path: &Path) -> Result<Self, BindError> {
+        let failed = |path: &Path| {
+            let path = path.to_owned();
+            move |source| BindError::Io { path, source }
+        };
+        if let Some(directory) = path.parent() {
+            make_directory(directory).map_err(failed(directory))?;
+        }
+        if is_alive(path) {
+            return Err(BindError::Taken(path.to_owned()));
+        }
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(path)(error)),
+            _ => {}
+        }
+        let previous = umask(Mode::from_bits_truncate(0o077));
+        let listener = StdListener::bind(path);
+        umask(previous);
+        let listener = listener.map_err(failed(path))?;
+        let file = SocketFile::of(path).map_err(failed(path))?;
+        Ok(Self { listener, file: Some(file) })
+    }
+
+    /// Takes over a listening socket that our parent made (`WG_UAPI_FD`).
+    pub fn inherited(fd: OwnedFd) -> Self {
+        let listener = StdListener::from(fd);
+        let bound = listener.local_addr().ok();
+        let file = bound.and_then(|address| SocketFile::of(address.as_pathname()?).ok());
+        Self { listener, file }
+    }
+
+    /// Answers clients until dropped.
+    ///
+    /// # Errors
+    /// When the socket cannot be handed to the event loop.
+    pub async fn serve(&self, control: impl Control) -> io::Result<()> {
+        let listener = self.listener.try_clone()?;
+        listener.set_nonblocking(true)?;
+        let listener = UnixListener::from_std(listener)?;
+        let mut clients = Clients::default();
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = clients.finished() => continue,
+            };
+            match accepted {
+                Ok((stream, _)) => clients.add(converse(stream, control.clone())),
+                Err(error) => {
+                    warn!("cannot accept a client of the configuration socket: {error}");
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// Resolves when somebody has removed or replaced the socket's file.
+    ///
+    /// # Errors
+    /// When it cannot be watched.
+    pub async fn deleted(&self) -> io::Result<()> {
+        let Some(file) = &self.file else { return std::future::pending().await };
+        let watch = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
+        let directory = file.path.parent().unwrap_or_else(|| Path::new("/"));
+        let events = AddWatchFlags::IN_DELETE
+            | AddWatchFlags::IN_MOVED_FROM
+            | AddWatchFlags::IN_MOVED_TO
+            | AddWatchFlags::IN_DELETE_SELF
+            | AddWatchFlags::IN_MOVE_SELF;
+        watch.add_watch(directory, events)?;
+        // Not a pipe, but read like one, and tokio has no type for it that needs no unsafe code.
+        let mut watch = Receiver::from_file_unchecked(watch.as_fd().try_clone_to_owned()?.into())?;
+        let mut events = [0; 4_096];
+        while file.is_in_place() {
+            // Which events they are does not matter: the file is looked at again.
+            let _length = watch.read(&mut events).await?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        if let Some(file) = self.file.as_ref().filter(|file| file.is_in_place()) {
+            let _ = fs::remove_file(&file.path);
+        }
+    }
+}
+
+fn make_directory(path: &Path) -> io::Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    fs::DirBuilder::new().recursive(true).mode(0o755).create(path)?;
+    // Whatever the umask was: tools that are not root look in here too.
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755))
+}
+
+/// The connections, oldest first.
+#[derive(Default)]
+struct Clients {
+    tasks: JoinSet<()>,
+    order: VecDeque<AbortHandle>,
+}
+
+impl Clients {
+    fn add(&mut self, conversation: impl Future<Output = ()> + Send + 'static) {
+        if self.order.len() == MAX_CLIENTS
+            && let Some(oldest) = self.order.pop_front()
+        {
+            debug!("the oldest client of the configuration socket makes room for a new one");
+            oldest.abort();
+        }
+        self.order.push_back(self.tasks.spawn(conversation));
+    }
+
+    /// Resolves when a connection has ended; never if there is none.
+    async fn finished(&mut self) {
+        let Some(ended) = self.tasks.join_next_with_id().await else { return std::future::pending().await };
+        let id = match ended {
+            Ok((id, ())) => id,
+            Err(error) => error.id(),
+        };
+        self.order.retain(|task| task.id() != id);
+    }
+}
+
+async fn converse(stream: UnixStream, control: impl Control) {
+    match Conversation::new(stream).run(control).await {
+        Ok(()) => {}
+        Err(error) => debug!("a client of the configuration socket is given up: {error}"),
+    }
+}
+
+/// One connection.
+struct Conversation {
+    stream: UnixStream,
+    parser: RequestParser,
+    /// Received bytes; `start..end` are not parsed yet. Keys pass through here.
+    buffer: Zeroizing<Vec<u8>>,
+    start: usize,
+    end: usize,
+    /// Inside a line that is too long: it is skipped to its newline.
+    skipping: bool,
+}
+
+impl Conversation {
+    fn new(stream: UnixStream) -> Self {
+        let scope = |name: &str| if_nametoindex(name).ok();
+        let buffer = Zeroizing::new(vec![0; READ_LEN]);
+        Self { stream, parser: RequestParser::new(scope), buffer, start: 0, end: 0, skipping: false }
+    }
+
+    async fn run(mut self, control: impl Control) -> io::Result<()> {
+        let mut deadline = None;
+        loop {
+            while let Some(request) = self.next_request() {
+                self.answer(request, &control).await?;
+                deadline = None;
+            }
+            if self.parser.is_over_limit() {
+                break;
+            }
+            let began = self.start < self.end || self.skipping || !self.parser.is_idle();
+            let received = if began {
+                let deadline = *deadline.get_or_insert_with(|| Instant::now() + REQUEST_TIMEOUT);
+                timeout_at(deadline, self.receive()).await.unwrap_or(Ok(0))?
+            } else {
+                self.receive().await?
+            };
+            if received == 0 {
+                break;
+            }
+        }
+        // The client stopped inside a request, or never stops sending one.
+        if let Some(failure) = self.parser.truncated() {
+            self.answer(Err(failure), &control).await?;
+        }
+        Ok(())
+    }
+
+    /// Parses what is buffered, up to the end of the next request.
+    fn next_request(&mut self) -> Option<Result<Request, Failure>> {
+        loop {
+            let pending = &self.buffer[self.start..self.end];
+            let Some(length) = pending.iter().position(|byte| *byte == b'\n') else {
+                if pending.len() > MAX_LINE_LEN {
+                    self.parser.line_too_long(pending.len());
+                    self.skipping = true;
+                    self.start = self.end;
+                }
+                return None;
+            };
+            let line = &pending[..length];
+            self.start += length + 1;
+            if std::mem::take(&mut self.skipping) {
+                continue;
+            }
+            if length > MAX_LINE_LEN {
+                self.parser.line_too_long(length);
+                continue;
+            }
+            let request = self.parser.line(line);
+            if request.is_some() {
+                return request;
+            }
+        }
+    }
+
+    async fn receive(&mut self) -> io::Result<usize> {
+        self.buffer.copy_within(self.start..self.end, 0);
+        self.end -= self.start;
+        self.start = 0;
+        let received = self.stream.read(&mut self.buffer[self.end..]).await?;
+        self.end += received;
+        Ok(received)
+    }
+
+    async fn answer(&mut self, request: Result<Request, Failure>, control: &impl Control) -> io::Result<()> {
+        let (text, errno) = match request {
+            Ok(Request::Get) => match control.get().await {
+                Ok(device) => (super::print_get(&device), 0),
+                Err(errno) => (Zeroizing::default(), errno.number()),
+            },
+            Ok(Request::Status) => match control.status().await {
+                Ok(status) => (Zeroizing::new(status.print()), 0),
+                Err(errno) => (Zeroizing::default(), errno.number()),
+            },
+            Ok(Request::Set(update)) => match control.set(update).await {
+                Ok(()) => (Zeroizing::default(), 0),
+                Err(errno) => (Zeroizing::default(), -errno.number()),
+            },
+            Err(Failure { operation, errno, line, reason }) => {
+                warn!("a configuration request was refused: line {line}: {reason}");
+                let number = errno.number();
+                (Zeroizing::default(), if operation == Operation::Get { number } else { -number })
+            }
+        };
+        let closing = format!("errno={errno}\n\n");
+        let send = async {
+            self.stream.write_all(text.as_bytes()).await?;
+            self.stream.write_all(closing.as_bytes()).await
+        };
+        timeout(ANSWER_TIMEOUT, send).await?
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        os::fd::AsRawFd,
+        sync::{
+            Arc,
+            atomic::{AtomicUsize, Ordering},
+        },
+    };
+
+    use super::*;
+
+    /// Counts what was applied.
+    #[derive(Clone, Default)]
+    struct Counted(Arc<AtomicUsize>);
+
+    impl Control for Counted {
+        async fn get(&self) -> Result<Device, Errno> {
+            Ok(Device { listen_port: 7, ..Device::default() })
+        }
+
+        async fn set(&self, update: DeviceUpdate) -> Result<(), Errno> {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            if update.listen_port == Some(1) { Err(Errno::AddrInUse) } else { Ok(()) }
+        }
+
+        async fn status(&self) -> Result<Status, Errno> {
+            Ok(Status::default())
+        }
+    }
+
+    struct Served {
+        path: PathBuf,
+        applied: Counted,
+    }
+
+    struct Directory(PathBuf);
+
+    impl Drop for Directory {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn directory() -> Directory {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        let name = format!("volley-uapi-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        Directory(std::env::temp_dir().join(name))
+    }
+
+    /// Runs `client` against a server, on one thread, bounded in time.
+    fn with_server<F: Future<Output = ()>>(client: impl FnOnce(Served) -> F) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let directory = directory();
+        let path = directory.0.join("wg0.sock");
+        let socket = Socket::bind(&path).expect("the socket binds");
+        let applied = Counted::default();
+        let served = Served { path, applied: applied.clone() };
+        runtime.block_on(async {
+            tokio::select! {
+                ended = socket.serve(applied) => panic!("{ended:?}"),
+                () = client(served) => {}
+                () = sleep(Duration::from_secs(30)) => panic!("the client hangs"),
+            }
+        });
+    }
+
+    async fn exchange(stream: &mut UnixStream, request: &str) -> String {
+        stream.write_all(request.as_bytes()).await.expect("sent");
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"\n\n") {
+            assert_ne!(stream.read_buf(&mut answer).await.expect("received"), 0, "closed after {answer:?}");
+        }
+        String::from_utf8(answer).expect("text")
+    }
+
+    #[test]
+    fn one_connection_carries_several_requests() {
+        with_server(|served| async move {
+            let mut stream = UnixStream::connect(&served.path).await.unwrap();
+            assert_eq!(exchange(&mut stream, "get=1\n\n").await, "listen_port=7\nerrno=0\n\n");
+            assert_eq!(exchange(&mut stream, "set=1\nlisten_port=2\n\n").await, "errno=0\n\n");
+            assert_eq!(exchange(&mut stream, "set=1\nlisten_port=1\n\n").await, "errno=-98\n\n");
+            assert_eq!(exchange(&mut stream, "set=1\nlisten_port=x\n\n").await, "errno=-22\n\n");
+            assert_eq!(exchange(&mut stream, "nonsense\n\n").await, "errno=-71\n\n");
+            assert_eq!(exchange(&mut stream, "get=1\nx=y\n\n").await, "errno=71\n\n");
+            assert_eq!(served.applied.0.load(Ordering::Relaxed), 2);
+        });
+    }
+
+    #[test]
+    fn requests_sent_at_once_are_answered_in_order() {
+        with_server(|served| async move {
+            let mut stream = UnixStream::connect(&served.path).await.unwrap();
+            stream.write_all(b"set=1\n\nset=1\nfwmark=x\n\nget=1\n\n").await.unwrap();
+            stream.shutdown().await.unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await.unwrap();
+            assert_eq!(answer, "errno=0\n\nerrno=-22\n\nlisten_port=7\nerrno=0\n\n");
+        });
+    }
+
+    #[test]
+    fn an_overlong_line_is_refused_and_the_connection_goes_on() {
+        with_server(|served| async move {
+            let mut stream = UnixStream::connect(&served.path).await.unwrap();
+            let request = format!("set=1\nprivate_key={}\n\n", "0".repeat(100_000));
+            assert_eq!(exchange(&mut stream, &request).await, "errno=-71\n\n");
+            assert_eq!(exchange(&mut stream, "set=1\n\n").await, "errno=0\n\n");
+        });
+    }
+
+    #[test]
+    fn a_truncated_request_is_answered_but_not_applied() {
+        with_server(|served| async move {
+            let mut stream = UnixStream::connect(&served.path).await.unwrap();
+            stream.write_all(b"set=1\nlisten_port=2\n").await.unwrap();
+            stream.shutdown().await.unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await.unwrap();
+            assert_eq!(answer, "errno=-71\n\n");
+            assert_eq!(served.applied.0.load(Ordering::Relaxed), 0);
+        });
+    }
+
+    #[test]
+    fn stuck_clients_harm_nobody() {
+        with_server(|served| async move {
+            let mut stuck = Vec::new();
+            for number in 0..3 * MAX_CLIENTS {
+                let mut stream = UnixStream::connect(&served.path).await.unwrap();
+                if number % 2 == 0 {
+                    stream.write_all(b"set=1\nlisten_po").await.unwrap();
+                }
+                stuck.push(stream);
+                tokio::task::yield_now().await;
+            }
+            let mut stream = UnixStream::connect(&served.path).await.unwrap();
+            assert_eq!(exchange(&mut stream, "get=1\n\n").await, "listen_port=7\nerrno=0\n\n");
+            // The oldest made room.
+            let mut rest = Vec::new();
+            assert!(matches!(stuck[1].read_to_end(&mut rest).await, Ok(0) | Err(_)));
+        });
+    }
+
+    #[test]
+    fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
+        let directory = directory();
+        let path = directory.0.join("wg0.sock");
+        let first = Socket::bind(&path).expect("binds");
+        assert!(matches!(Socket::bind(&path), Err(BindError::Taken(_))));
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode(&directory.0), mode(&path)), (0o755, 0o700));
+
+        // As a killed daemon leaves it: the file is there, and nobody listens.
+        let Socket { listener, .. } = &first;
+        nix::sys::socket::shutdown(listener.as_raw_fd(), nix::sys::socket::Shutdown::Both).unwrap();
+        let second = Socket::bind(&path).expect("replaces");
+        drop(first);
+        assert!(path.exists(), "only its own file is removed");
+        drop(second);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn the_sockets_removal_is_noticed() {
+        let directory = directory();
+        let path = directory.0.join("wg0.sock");
+        let socket = Socket::bind(&path).expect("binds");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let mut deleted = std::pin::pin!(socket.deleted());
+            fs::write(directory.0.join("other"), "").unwrap();
+            fs::remove_file(directory.0.join("other")).unwrap();
+            assert!(timeout(Duration::from_millis(50), deleted.as_mut()).await.is_err(), "another file's");
+            fs::remove_file(&path).unwrap();
+            timeout(Duration::from_secs(5), deleted).await.expect("in time").expect("watched");
+        });
+    }
+}

@@ -1,0 +1,132 @@
+//! Our own addition to the protocol, `volley=1`: which fast paths are on, and every counter. `wg` never
+//! asks for it.
+
+use std::fmt::Write;
+
+use io_runtime::{DeviceStatus, Histogram};
+use serde::Serialize;
+
+/// Features and counters, in the order the daemon tells them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Status {
+    /// What is on, and why the rest is off.
+    pub features: Vec<Feature>,
+    /// Counters by name.
+    pub counters: Vec<(String, u64)>,
+    /// Batch sizes: name, then (size at most, batches).
+    pub histograms: Vec<(String, Vec<(u64, u64)>)>,
+}
+
+/// One feature and its state.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Feature {
+    /// Its name, such as `udp_gso`.
+    pub name: String,
+    /// `on`, or `off` and why, or a value.
+    pub state: String,
+}
+
+impl Status {
+    /// Takes what concerns this from the data plane's status.
+    pub fn of(device: &DeviceStatus) -> Self {
+        let features = features(device).into_iter().map(|(name, state)| Feature { name: name.into(), state });
+        let counters = [("core", device.core.traffic().collect::<Vec<_>>())]
+            .into_iter()
+            .chain([
+                ("io", device.io.traffic.iter().collect()),
+                ("core_drop", device.core.drops().collect()),
+                ("io_drop", device.io.drops.iter().collect()),
+            ])
+            .flat_map(|(group, all)| {
+                all.into_iter().map(move |(name, count)| (format!("{group}_{name}"), count))
+            });
+        let histogram = |name: &str, of: &Histogram| {
+            (name.to_owned(), of.buckets().map(|(size, count)| (size as u64, count)).collect())
+        };
+        Self {
+            features: features.collect(),
+            counters: counters.collect(),
+            histograms: vec![
+                histogram("send_batches", &device.io.send_batches),
+                histogram("recv_batches", &device.io.recv_batches),
+            ],
+        }
+    }
+
+    /// The answer's lines, without the closing `errno` line.
+    pub fn print(&self) -> String {
+        let mut text = String::new();
+        for Feature { name, state } in &self.features {
+            let _ = writeln!(text, "feature.{name}={state}");
+        }
+        for (name, count) in &self.counters {
+            let _ = writeln!(text, "counter.{name}={count}");
+        }
+        for (name, buckets) in &self.histograms {
+            let buckets: Vec<_> = buckets.iter().map(|(size, count)| format!("{size}:{count}")).collect();
+            let _ = writeln!(text, "histogram.{name}={}", buckets.join(","));
+        }
+        text
+    }
+
+    /// Reads one line of the answer; `None` if it is not one.
+    pub fn read_line(&mut self, line: &str) -> Option<()> {
+        let (key, value) = line.split_once('=')?;
+        let (kind, name) = key.split_once('.')?;
+        match kind {
+            "feature" => self.features.push(Feature { name: name.into(), state: value.into() }),
+            "counter" => self.counters.push((name.into(), value.parse().ok()?)),
+            "histogram" => {
+                let bucket = |text: &str| {
+                    let (size, count) = text.split_once(':')?;
+                    Some((size.parse().ok()?, count.parse().ok()?))
+                };
+                self.histograms.push((name.into(), value.split(',').map(bucket).collect::<Option<_>>()?));
+            }
+            _ => return None,
+        }
+        Some(())
+    }
+}
+
+fn features(device: &DeviceStatus) -> Vec<(&'static str, String)> {
+    let features = &device.features;
+    let offloads = features.tun_offloads;
+    let on = |on: bool| if on { "on" } else { "off" }.to_owned();
+    vec![
+        ("arrangement", format!("{:?}", features.arrangement).to_lowercase()),
+        ("mtu", device.mtu.to_string()),
+        ("udp_gso", features.udp_gso.to_string()),
+        ("udp_gso_segments", features.udp_gso_segments.to_string()),
+        ("udp_gro", features.udp_gro.to_string()),
+        ("tun_coalesce", features.tun_coalesce.to_string()),
+        ("tun_checksum", on(offloads.checksum)),
+        ("tun_tso", on(offloads.tso)),
+        ("tun_uso", on(offloads.uso)),
+        ("ipv6", on(features.ipv6)),
+        ("udp_send_buffer", features.udp_send_buffer.to_string()),
+        ("udp_recv_buffer", features.udp_recv_buffer.to_string()),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_printed_is_read_to_the_same() {
+        let status = Status {
+            features: vec![Feature { name: "udp_gso".into(), state: "off (why = because)".into() }],
+            counters: vec![("io_ticks".into(), u64::MAX)],
+            histograms: vec![("send_batches".into(), vec![(1, 2), (2, 0)])],
+        };
+        let mut read = Status::default();
+        for line in status.print().lines() {
+            read.read_line(line).expect(line);
+        }
+        assert_eq!(read, status);
+        for line in ["", "x", "feature=1", "counter.a=b", "histogram.a=1", "histogram.a=1:x"] {
+            assert_eq!(read.read_line(line), None, "{line}");
+        }
+    }
+}
