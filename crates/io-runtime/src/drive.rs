@@ -252,7 +252,7 @@ impl<I: Identity, P: TunPort> DataPlane<I, P> {
         self.config.fwmark = new_mark;
         if let Some((Sockets { v4, v6, port }, wakers)) = rebound {
             self.features.ipv6 = v6.is_some();
-            self.sender.replace_sockets(v4, v6);
+            self.sender.replace_sockets(v4, v6, &mut self.queue);
             self.wakers = wakers;
             self.port = port;
         }

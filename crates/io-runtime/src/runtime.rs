@@ -46,7 +46,7 @@ where
     let release = Release::running();
     let sockets = Sockets::bind(config.listen_port, config.fwmark, config.udp_gro)?;
     let features = features(&config, &device, &sockets, release);
-    tracing::info!(
+    tracing::debug!(
         port = sockets.port,
         ipv6 = features.ipv6,
         arrangement = ?features.arrangement,

@@ -4,6 +4,8 @@
 pub mod cli;
 pub mod daemon;
 pub mod log;
+mod show;
+mod tools;
 mod trouble;
 pub mod uapi;
 

@@ -1,20 +1,18 @@
-//! Two data planes on the loopback, each with a TUN device that is a pair of datagram sockets.
+//! Two data planes on the loopback, each with a TUN device in memory.
 #![allow(dead_code, unreachable_pub)] // each test file uses its own part
 
 use std::{
     io,
     net::{Ipv4Addr, SocketAddr},
-    os::{
-        fd::{AsFd, BorrowedFd},
-        unix::net::UnixDatagram,
-    },
+    os::fd::AsFd as _,
     sync::Arc,
     time::Duration,
 };
 
 use encrypt::PrivateKey;
 use io_runtime::{DeviceStatus, DeviceUpdate, Handle, RuntimeConfig};
-use tun_device::{MAX_FRAME_LEN, Offloads, Segments, TunDevice, VNET_HEADER_LEN};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use tun_device::{MAX_FRAME_LEN, MemoryHost, MemoryTun, Offloads, Segments, VNET_HEADER_LEN};
 use tunnel_core::{AllowedIpUpdate, PeerUpdate, TunnelUpdate};
 
 /// Nothing here takes that long; a test that does has hung.
@@ -26,58 +24,9 @@ pub fn run<T>(future: impl Future<Output = T>) -> T {
     runtime.block_on(async { tokio::time::timeout(LIMIT, future).await.expect("the test hung") })
 }
 
-/// A TUN device whose other side is a socket in the test's hands. It blocks and hangs up as a device does.
-pub struct PairTun {
-    socket: UnixDatagram,
-    offloads: Offloads,
-}
-
-/// The other side of a [`PairTun`].
+/// The host's side of a device, with calls that wait.
 #[derive(Clone)]
-pub struct Wire(Arc<UnixDatagram>);
-
-impl PairTun {
-    pub fn new(offloads: Offloads) -> (Self, Wire) {
-        let (socket, wire) = UnixDatagram::pair().unwrap();
-        socket.set_nonblocking(true).unwrap();
-        wire.set_read_timeout(Some(LIMIT)).unwrap();
-        wire.set_write_timeout(Some(LIMIT)).unwrap();
-        (Self { socket, offloads }, Wire(Arc::new(wire)))
-    }
-}
-
-impl TunDevice for PairTun {
-    fn name(&self) -> &str {
-        "pair"
-    }
-
-    fn offloads(&self) -> Offloads {
-        self.offloads
-    }
-
-    fn recv(&self, buf: &mut [u8]) -> io::Result<usize> {
-        self.socket.recv(buf).map_err(gone)
-    }
-
-    fn send(&self, frame: &[u8]) -> io::Result<()> {
-        self.socket.send(frame).map(drop).map_err(gone)
-    }
-}
-
-fn gone(error: io::Error) -> io::Error {
-    match error.kind() {
-        io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionRefused => {
-            io::ErrorKind::UnexpectedEof.into()
-        }
-        _ => error,
-    }
-}
-
-impl AsFd for PairTun {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
-    }
-}
+pub struct Wire(Arc<MemoryHost>);
 
 impl Wire {
     /// Gives the device a packet.
@@ -87,19 +36,40 @@ impl Wire {
 
     /// Gives the device a frame, header and all.
     pub fn send_frame(&self, frame: &[u8]) {
-        self.0.send(frame).expect("the device takes a frame");
+        while !self.try_send_frame(frame) {
+            self.wait(PollFlags::POLLOUT);
+        }
+    }
+
+    /// False when the device's queue is full.
+    pub fn try_send_frame(&self, frame: &[u8]) -> bool {
+        match self.0.send(frame) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => false,
+            result => result.map(|()| true).expect("the device is there"),
+        }
     }
 
     /// The packets of the next frame the device wrote.
     pub fn recv(&self) -> Vec<Vec<u8>> {
         let mut frame = vec![0; MAX_FRAME_LEN];
-        let len = self.0.recv(&mut frame).expect("the device writes a frame");
+        let len = loop {
+            match self.0.recv(&mut frame) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.wait(PollFlags::POLLIN),
+                result => break result.expect("the device is there"),
+            }
+        };
         let mut segments = Segments::new(&mut frame[..len]).expect("a frame that can be taken apart");
         let mut packets = Vec::new();
         while let Some(packet) = segments.next() {
             packets.push(packet.to_vec());
         }
         packets
+    }
+
+    fn wait(&self, events: PollFlags) {
+        let limit = PollTimeout::try_from(LIMIT).unwrap();
+        let ready = poll(&mut [PollFd::new(self.0.as_fd(), events)], limit).unwrap();
+        assert_eq!(ready, 1, "nothing happens on the wire");
     }
 
     /// Exactly that many packets.
@@ -153,8 +123,9 @@ impl Pair {
 
 impl Side {
     pub fn start(config: RuntimeConfig, offloads: Offloads, inner: Ipv4Addr) -> Self {
-        let (device, wire) = PairTun::new(offloads);
+        let (device, host) = MemoryTun::pair("test", offloads).unwrap();
         let handle = io_runtime::spawn(device, config).unwrap();
+        let wire = Wire(Arc::new(host));
         Self { handle, wire, key: PrivateKey::generate(), inner }
     }
 

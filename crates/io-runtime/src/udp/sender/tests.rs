@@ -350,11 +350,22 @@ fn new_sockets_take_over_what_waited_for_the_old() {
     bench.push_many(V4, 4);
     bench.flush();
     assert_eq!(numbers(bench.v4()), [0]);
-    bench.sender.replace_sockets(Fake::good(), Some(Fake::good()));
+    bench.sender.replace_sockets(Fake::good(), Some(Fake::good()), &mut bench.queue);
     bench.push_many(V6, 1);
     bench.flush();
     assert_eq!(numbers(bench.v4()), [1, 2, 3]);
     assert_eq!(bench.v6().sent.len(), 1);
+}
+
+#[test]
+fn losing_ipv6_with_the_new_sockets_loses_no_count() {
+    let mut bench = Bench::new(Fake::good(), Some(Fake::new(|_| Some(EAGAIN))));
+    bench.push_many(V6, 3);
+    bench.flush();
+    bench.sender.replace_sockets(Fake::good(), None, &mut bench.queue);
+    bench.flush();
+    assert_eq!(bench.counters.drops.udp_no_socket, 3);
+    assert_eq!(bench.queue.free_buffers(), QueueConfig::DEFAULT.buffers);
 }
 
 /// One step of a random run.
