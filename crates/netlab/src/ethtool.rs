@@ -26,7 +26,7 @@ mod ctrl {
 }
 
 /// linux/ethtool_netlink.h.
-mod ethtool {
+mod ethnl {
     pub(super) const FEATURES_SET: u8 = 12;
     pub(super) const FEATURES_HEADER: u16 = 1;
     pub(super) const FEATURES_WANTED: u16 = 3;
@@ -59,15 +59,15 @@ fn set_feature(interface: &str, feature: &str, on: bool) -> Result<()> {
     let family = u16::from_ne_bytes(family.try_into().context("a short family identifier")?);
 
     let header = Attributes::default()
-        .text(ethtool::HEADER_DEV_NAME, interface)
-        .bytes(ethtool::HEADER_FLAGS, &ethtool::FLAG_OMIT_REPLY.to_ne_bytes());
-    let bit = Attributes::default().text(ethtool::BIT_NAME, feature);
-    let bit = if on { bit.bytes(ethtool::BIT_VALUE, &[]) } else { bit };
-    let bits = Attributes::default().nested(ethtool::BITS_BIT, bit);
-    let wanted = Attributes::default().nested(ethtool::BITSET_BITS, bits);
-    let message = Message::new(family, ethtool::FEATURES_SET)
-        .nested(ethtool::FEATURES_HEADER, header)
-        .nested(ethtool::FEATURES_WANTED, wanted);
+        .text(ethnl::HEADER_DEV_NAME, interface)
+        .bytes(ethnl::HEADER_FLAGS, &ethnl::FLAG_OMIT_REPLY.to_ne_bytes());
+    let bit = Attributes::default().text(ethnl::BIT_NAME, feature);
+    let bit = if on { bit.bytes(ethnl::BIT_VALUE, &[]) } else { bit };
+    let bits = Attributes::default().nested(ethnl::BITS_BIT, bit);
+    let wanted = Attributes::default().nested(ethnl::BITSET_BITS, bits);
+    let message = Message::new(family, ethnl::FEATURES_SET)
+        .nested(ethnl::FEATURES_HEADER, header)
+        .nested(ethnl::FEATURES_WANTED, wanted);
     message.ask().map(|_no_payload| ())
 }
 
