@@ -31,7 +31,7 @@ const CORES_FOR_TUN_THREADS: usize = 4;
 /// # Errors
 /// [`Error`] when the sockets, the event loop or the threads cannot be made; nothing is left behind then.
 pub fn spawn<D: TunDevice + AsFd>(device: D, config: RuntimeConfig) -> Result<Handle, Error> {
-    spawn_with::<encrypt::deterministic::InsecureIdentity, D>(device, config)
+    spawn_with::<encrypt::boring::BoringIdentity, D>(device, config)
 }
 
 /// [`spawn`] with another crypto backend.
@@ -43,10 +43,18 @@ where
     I: Identity + 'static,
     D: TunDevice + AsFd,
 {
-    let release = Release::running();
     let sockets = Sockets::bind(config.listen_port, config.fwmark, config.udp_gro)?;
-    let features = features(&config, &device, &sockets, release);
-    tracing::info!(
+    start::<I, D>(device, sockets, config)
+}
+
+/// [`spawn_with`], once there are sockets.
+pub(crate) fn start<I, D>(device: D, sockets: Sockets, config: RuntimeConfig) -> Result<Handle, Error>
+where
+    I: Identity + 'static,
+    D: TunDevice + AsFd,
+{
+    let features = features(&config, &device, &sockets, Release::running());
+    tracing::debug!(
         port = sockets.port,
         ipv6 = features.ipv6,
         arrangement = ?features.arrangement,
