@@ -5,6 +5,7 @@ pub mod cli;
 pub mod config;
 pub mod daemon;
 pub mod log;
+mod metrics;
 mod quick;
 mod show;
 mod tools;
