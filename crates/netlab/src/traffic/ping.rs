@@ -52,35 +52,58 @@ pub fn ping(from: &Host, to: IpAddr, count: usize, interval: Duration) -> Result
     from.spawn_thread(move || ping_here(to, count, interval)).join().expect("pinging does not panic")
 }
 
+/// Sends one ICMP echo request; whether the answer came within `patience`.
+pub(crate) fn answers(from: &Host, to: IpAddr, patience: Duration) -> Result<bool> {
+    from.run(move || {
+        let mut socket = open(to)?;
+        let time = exchange(&mut socket, &echo_request(to, 0), patience)?;
+        Ok(time.is_some())
+    })
+}
+
 fn ping_here(to: IpAddr, count: usize, interval: Duration) -> Result<PingReport> {
+    let mut socket = open(to)?;
+    let mut times = Vec::with_capacity(count);
+    for sequence in 0..count {
+        let started = clock::now();
+        times.extend(exchange(&mut socket, &echo_request(to, sequence as u16), LATE)?);
+        thread::sleep(interval.saturating_sub(started.elapsed()));
+    }
+    times.sort_unstable();
+    Ok(PingReport { times, sent: count })
+}
+
+fn open(to: IpAddr) -> Result<Socket> {
     let (domain, protocol) = match to {
         IpAddr::V4(_) => (Domain::IPV4, Protocol::ICMPV4),
         IpAddr::V6(_) => (Domain::IPV6, Protocol::ICMPV6),
     };
-    let mut socket = Socket::new(domain, Type::RAW, Some(protocol)).context("raw ICMP socket")?;
+    let socket = Socket::new(domain, Type::RAW, Some(protocol)).context("raw ICMP socket")?;
     socket.connect(&SocketAddr::new(to, 0).into()).with_context(|| format!("no route to {to}"))?;
-    let mut report = PingReport { times: Vec::with_capacity(count), sent: 0 };
-    for sequence in 0..count {
-        let started = clock::now();
-        let request = echo_request(to, sequence as u16);
-        report.sent += 1;
-        match socket.send(&request) {
-            Ok(_) => report.times.extend(answer(&mut socket, &request, started)?),
-            // The device's queue is full, or no session yet: a lost request.
-            Err(error) if error.raw_os_error() == Some(Errno::ENOBUFS as i32) => {}
-            Err(error) => return Err(error).context("send"),
-        }
-        thread::sleep(interval.saturating_sub(started.elapsed()));
+    Ok(socket)
+}
+
+/// Sends `request` and waits for its answer; `None` when that is late.
+fn exchange(socket: &mut Socket, request: &[u8], patience: Duration) -> Result<Option<Duration>> {
+    let started = clock::now();
+    match socket.send(request) {
+        Ok(_) => answer(socket, request, started, patience),
+        // The device's queue is full: a lost request.
+        Err(error) if error.raw_os_error() == Some(Errno::ENOBUFS as i32) => Ok(None),
+        Err(error) => Err(error).context("send"),
     }
-    report.times.sort_unstable();
-    Ok(report)
 }
 
 /// Waits for the answer to `request`; `None` when it is late.
-fn answer(socket: &mut Socket, request: &[u8], started: Instant) -> Result<Option<Duration>> {
+fn answer(
+    socket: &mut Socket,
+    request: &[u8],
+    started: Instant,
+    patience: Duration,
+) -> Result<Option<Duration>> {
     let mut buffer = [0; 1500];
     loop {
-        let left = LATE.saturating_sub(started.elapsed());
+        let left = patience.saturating_sub(started.elapsed());
         if left.is_zero() {
             return Ok(None);
         }
