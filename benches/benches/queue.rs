@@ -21,7 +21,7 @@ fn copy(c: &mut Criterion) {
             for _ in 0..FULL_BATCH {
                 append(&mut queue, peer(0), FULL_DATAGRAM, |out| out.copy_from_slice(&datagram));
             }
-            drain(&mut queue)
+            drain(&mut queue);
         });
     });
 
@@ -52,7 +52,7 @@ fn bookkeeping(c: &mut Criterion) {
                         append(&mut queue, to, FULL_DATAGRAM, |_| ());
                     }
                 }
-                drain(&mut queue)
+                drain(&mut queue);
             });
         });
     }
@@ -64,7 +64,7 @@ fn bookkeeping(c: &mut Criterion) {
                 let len = if i % 2 == 0 { FULL_DATAGRAM } else { 80 };
                 append(&mut queue, peer(0), len, |_| ());
             }
-            drain(&mut queue)
+            drain(&mut queue);
         });
     });
     group.finish();
@@ -81,7 +81,7 @@ fn one_small_packet_each(c: &mut Criterion) {
             for &to in &peers {
                 append(&mut queue, to, 96, |out| out.fill(7));
             }
-            drain(&mut queue)
+            drain(&mut queue);
         });
     });
     group.finish();

@@ -2,16 +2,20 @@
 //!
 //! `cargo bench -p benches` runs them all; `cargo bench -p benches --bench queue` one of them.
 
+#![forbid(unsafe_code)]
+
 mod frames;
 mod pair;
+mod sessions;
 
 use std::time::Duration;
 
 use criterion::Criterion;
 use gso_queue::Destination;
 
-pub use frames::{FULL_PACKET, FULL_TRAIN, tcp_frame, tcp_packet};
+pub use frames::{FULL_PACKET, FULL_TRAIN, tcp_frame, tcp_packet, turned_around};
 pub use pair::{Pair, Side};
+pub use sessions::connected_sessions;
 
 /// UDP payload of a full data message at the default inner MTU.
 pub const FULL_DATAGRAM: usize = FULL_PACKET + encrypt::DATA_OVERHEAD;

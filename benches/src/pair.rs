@@ -3,7 +3,8 @@
 use std::time::Instant;
 
 use encrypt::{Identity, PrivateKey, PublicKey};
-use gso_queue::{Destination, GsoQueue};
+use gso_queue::{Batch, Destination, GsoQueue};
+use tun_device::Coalescer;
 use tunnel_core::{AllowedIpUpdate, Arrival, PeerUpdate, SinkFull, Tunnel, TunnelConfig, TunnelUpdate};
 
 use crate::{peer, tcp_packet};
@@ -14,7 +15,8 @@ pub struct Side<I: Identity> {
     pub tunnel: Tunnel<I>,
     /// Its outgoing datagrams.
     pub queue: GsoQueue,
-    address: Destination,
+    /// Where the other one is.
+    other: Destination,
 }
 
 /// Two of them, each the other's only peer. `left` has 10.1.0.0/16 behind it, `right` 10.2.0.0/16.
@@ -49,10 +51,13 @@ impl<I: Identity> Pair<I> {
 
 impl<I: Identity> Side<I> {
     fn new(i: usize, key: PrivateKey, other: PublicKey, behind_it: &str, now: Instant) -> Self {
-        let mut side =
-            Self { tunnel: Tunnel::new(TunnelConfig::default()), queue: GsoQueue::default(), address: peer(i) };
+        let mut side = Self {
+            tunnel: Tunnel::new(TunnelConfig::default()),
+            queue: GsoQueue::default(),
+            other: peer(1 - i),
+        };
         let peer_update = PeerUpdate {
-            endpoint: Some(peer(1 - i).remote),
+            endpoint: Some(side.other.remote),
             allowed_ips: vec![AllowedIpUpdate::Add(behind_it.parse().expect("a prefix"))],
             ..PeerUpdate::new(other)
         };
@@ -80,16 +85,44 @@ impl<I: Identity> Side<I> {
 
     /// Gives every queued datagram to `other`, and every packet that comes out there to `accept`.
     pub fn deliver(&mut self, other: &mut Self, now: Instant, mut accept: impl FnMut(&[u8])) {
-        let mut out = [0; 2048];
-        let from = Arrival::from(self.address.remote);
         while let Some(batch) = self.queue.pop() {
-            for datagram in batch.datagrams() {
-                let opened = other.tunnel.receive(datagram, from, &mut out, now, &mut other.queue);
-                if let Some(len) = opened {
-                    accept(&out[..len]);
-                }
-            }
+            other.receive(&batch, now, &mut accept);
             self.queue.recycle(batch);
         }
+    }
+
+    /// Opens a batch from the other side. Gives each packet to `accept`, and their number.
+    pub fn receive(&mut self, batch: &Batch, now: Instant, mut accept: impl FnMut(&[u8])) -> usize {
+        let mut out = [0; 2048];
+        let from = Arrival::from(self.other.remote);
+        let mut packets = 0;
+        for datagram in batch.datagrams() {
+            if let Some(len) = self.tunnel.receive(datagram, from, &mut out, now, &mut self.queue) {
+                accept(&out[..len]);
+                packets += 1;
+            }
+        }
+        packets
+    }
+
+    /// Opens a batch from the other side, as the runtime does: straight into the coalescer's slots.
+    pub fn receive_into(&mut self, batch: &Batch, now: Instant, coalescer: &mut Coalescer) {
+        let from = Arrival::from(self.other.remote);
+        for datagram in batch.datagrams() {
+            let opened = self.tunnel.receive(datagram, from, coalescer.slot(), now, &mut self.queue);
+            if let Some(len) = opened {
+                coalescer.commit(len).expect("room for one flow");
+            }
+        }
+    }
+
+    /// Throws away what is queued. Gives the number of batches.
+    pub fn discard(&mut self) -> usize {
+        let mut batches = 0;
+        while let Some(batch) = self.queue.pop() {
+            self.queue.recycle(batch);
+            batches += 1;
+        }
+        batches
     }
 }

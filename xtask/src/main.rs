@@ -1,2 +1,50 @@
-//! Every developer command of Volley.
-fn main() {}
+//! Every developer command of Volley: `cargo xtask COMMAND`.
+#![forbid(unsafe_code)]
+
+mod cargo;
+mod compare;
+mod demo;
+mod measure;
+mod modes;
+mod table;
+mod test;
+mod tidy;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", about = "Every developer command of Volley")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Check the rules of the house: which crate may depend on which, where clocks and unsafe code stand, formatting.
+    Tidy(tidy::Tidy),
+    /// Run every test there is; name what could not run.
+    Test(test::Test),
+    /// Carry a gigabyte of TCP through two real daemons in each mode, and show what batching buys.
+    Demo(demo::Demo),
+    /// Measure Volley and every other implementation that is installed, in turn, and say whether the goals are met.
+    Compare(compare::Compare),
+}
+
+fn main() -> ExitCode {
+    let outcome = match Arguments::parse().command {
+        Command::Tidy(tidy) => tidy.run(),
+        Command::Test(test) => test.run(),
+        Command::Demo(demo) => demo.run(),
+        Command::Compare(compare) => compare.run(),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

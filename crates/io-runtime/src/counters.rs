@@ -80,8 +80,6 @@ counters! {
         tun_down,
         /// Frames the TUN refused for another reason.
         tun_refused,
-        /// Datagrams that came while the TUN took nothing more.
-        tun_full,
     }
 }
 
@@ -113,6 +111,8 @@ counters! {
         sources_unpinned,
         /// `recvmmsg` calls, empty ones included.
         udp_recv_calls,
+        /// Of these, calls that failed otherwise than by being empty.
+        udp_recv_errors,
         /// Datagrams received, after splitting GRO buffers.
         udp_datagrams_received,
         /// Their bytes, UDP payload.
@@ -167,17 +167,14 @@ mod tests {
             histogram.record(size);
         }
         let counts: Vec<_> = histogram.buckets().collect();
-        assert_eq!(
-            counts,
-            [(1, 1), (2, 1), (4, 2), (8, 1), (16, 0), (32, 0), (64, 1), (128, 3)]
-        );
+        assert_eq!(counts, [(1, 1), (2, 1), (4, 2), (8, 1), (16, 0), (32, 0), (64, 1), (128, 3)]);
         assert_eq!(histogram.count(), 9);
         assert_eq!(histogram.sum(), 1 + 2 + 3 + 4 + 5 + 64 + 65 + 128 + 4_000);
     }
 
     #[test]
     fn counters_name_themselves() {
-        let drops = Drops { udp_too_big: 2, tun_full: 3, ..Drops::default() };
+        let drops = Drops { udp_too_big: 2, tun_down: 3, ..Drops::default() };
         assert!(drops.iter().any(|entry| entry == ("udp_too_big", 2)));
         assert_eq!(drops.total(), 5);
     }

@@ -1,6 +1,11 @@
 //! The handle: how the rest of the program speaks to a running data plane.
 
-use tokio::sync::{mpsc, oneshot, watch};
+use std::task::{Context, Poll};
+
+use tokio::sync::{
+    mpsc::{self, error::TryRecvError},
+    oneshot, watch,
+};
 
 use crate::{DeviceStatus, DeviceUpdate, Error, Stopped, UpdateError};
 
@@ -25,28 +30,27 @@ pub(crate) type Outcome = Option<Result<(), Error>>;
 #[derive(Clone, Debug)]
 pub struct Handle {
     commands: mpsc::Sender<Command>,
-    stop: watch::Sender<bool>,
+    stop: mpsc::Sender<()>,
     outcome: watch::Receiver<Outcome>,
 }
 
-/// The loop's ends of a [`Handle`]'s channels.
+/// The data plane's ends of a [`Handle`]'s channels.
 #[derive(Debug)]
 pub(crate) struct Control {
-    pub(crate) commands: mpsc::Receiver<Command>,
-    pub(crate) stop: watch::Receiver<bool>,
+    pub(crate) requests: Requests,
     pub(crate) outcome: watch::Sender<Outcome>,
 }
 
 impl Handle {
     pub(crate) fn new() -> (Self, Control) {
         let (commands, command_queue) = mpsc::channel(COMMAND_QUEUE);
-        let (stop, stopped) = watch::channel(false);
+        let (stop, stopped) = mpsc::channel(1);
         let (outcome_sender, outcome) = watch::channel(None);
-        let control = Control { commands: command_queue, stop: stopped, outcome: outcome_sender };
-        (Self { commands, stop, outcome }, control)
+        let requests = Requests { commands: command_queue, stop: stopped, waiting: None };
+        (Self { commands, stop, outcome }, Control { requests, outcome: outcome_sender })
     }
 
-    /// Applies a whole update: the port, then the tunnel's part, then the mark. All of it or nothing.
+    /// Applies a whole update: the port, then the mark, then the tunnel's part. All of it or nothing.
     ///
     /// # Errors
     /// [`UpdateError`]; everything is as it was before then.
@@ -72,10 +76,11 @@ impl Handle {
 
     /// Asks the data plane to end; [`finished`](Self::finished) tells when it has. Idempotent.
     pub fn shutdown(&self) {
-        self.stop.send_replace(true);
+        // Full: somebody else has asked. Closed: it has ended already.
+        let _ = self.stop.try_send(());
     }
 
-    /// Resolves when the data plane has ended and its threads are joined.
+    /// Resolves when the data plane has ended: its threads are joined, its sockets and its device closed.
     ///
     /// # Errors
     /// Why it ended, when nobody asked it to.
@@ -91,5 +96,41 @@ impl Handle {
         let (reply, answer) = oneshot::channel();
         self.commands.send(command(reply)).await.map_err(|_| Stopped)?;
         answer.await.map_err(|_| Stopped)
+    }
+}
+
+/// What the handles ask for.
+#[derive(Debug)]
+pub(crate) struct Requests {
+    commands: mpsc::Receiver<Command>,
+    stop: mpsc::Receiver<()>,
+    /// What woke the loop.
+    waiting: Option<Result<Command, Stopped>>,
+}
+
+impl Requests {
+    /// The next command, or [`Stopped`] when it is time to end: somebody said so, or no handle is left.
+    pub(crate) fn next(&mut self) -> Option<Result<Command, Stopped>> {
+        if let Some(request) = self.waiting.take() {
+            return Some(request);
+        }
+        match self.stop.try_recv() {
+            Ok(()) | Err(TryRecvError::Disconnected) => return Some(Err(Stopped)),
+            Err(TryRecvError::Empty) => {}
+        }
+        self.commands.try_recv().ok().map(Ok)
+    }
+
+    /// Ready when [`next`](Self::next) has something.
+    pub(crate) fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.waiting.is_some() {
+            return Poll::Ready(());
+        }
+        if self.stop.poll_recv(cx).is_ready() {
+            self.waiting = Some(Err(Stopped));
+        } else if let Poll::Ready(Some(command)) = self.commands.poll_recv(cx) {
+            self.waiting = Some(Ok(command));
+        }
+        if self.waiting.is_some() { Poll::Ready(()) } else { Poll::Pending }
     }
 }

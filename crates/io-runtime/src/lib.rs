@@ -1,19 +1,22 @@
 #![doc = include_str!("../README.md")]
-#![deny(unsafe_code)] // allowed in udp/sys.rs alone
+#![deny(unsafe_code)] // allowed in udp/sys.rs (socket options) and ready.rs (one registration)
 
 pub mod clock;
 mod config;
 mod counters;
+mod drive;
 mod error;
 mod handle;
 mod kernel;
+mod ready;
 mod runtime;
 mod status;
+mod tun;
 mod udp;
 
 pub use config::{Arrangement, DeviceUpdate, RuntimeConfig};
 pub use counters::{Drops, Histogram, IoCounters, Traffic};
 pub use error::{Error, Stopped, UpdateError};
 pub use handle::Handle;
-pub use runtime::spawn;
+pub use runtime::{spawn, spawn_with};
 pub use status::{DeviceStatus, Feature, Features};

@@ -5,6 +5,7 @@
 //! has found the socket full, by a registration of its own that goes away afterwards.
 //!
 //! Registrations are edge-triggered. So the loop reads until a source is drained, and only then waits.
+#![allow(unsafe_code)]
 
 use std::{
     io,
@@ -22,7 +23,7 @@ impl Readable {
     pub(crate) fn new(fd: impl AsFd) -> io::Result<Self> {
         let duplicate = fd.as_fd().try_clone_to_owned()?;
         // A deleted TUN interface is an error condition and nothing else, see `poll`.
-        AsyncFd::with_interest(duplicate, Interest::READABLE | Interest::ERROR).map(Self)
+        register(duplicate, Interest::READABLE | Interest::ERROR).map(Self)
     }
 
     /// Ready when there is something to read, or the descriptor has failed. Forgets that at once: what
@@ -56,13 +57,20 @@ pub(crate) struct Writable(AsyncFd<OwnedFd>);
 impl Writable {
     pub(crate) fn new(fd: impl AsFd) -> io::Result<Self> {
         let duplicate = fd.as_fd().try_clone_to_owned()?;
-        AsyncFd::with_interest(duplicate, Interest::WRITABLE).map(Self)
+        register(duplicate, Interest::WRITABLE).map(Self)
     }
 
     pub(crate) fn poll(&self, cx: &mut Context<'_>) -> Poll<()> {
         let _ = ready!(self.0.poll_write_ready(cx));
         Poll::Ready(())
     }
+}
+
+fn register(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: the descriptor must stay open and the same while it is registered. `AsyncFd` owns it, drops
+    // it only after deregistering, and we never take it out; an `OwnedFd` never changes its number.
+    let registered = unsafe { AsyncFd::register_with_interest(fd, interest) };
+    Ok(registered?)
 }
 
 #[cfg(test)]

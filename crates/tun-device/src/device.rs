@@ -1,7 +1,7 @@
 //! The TUN trait. A *frame* is what one read or write carries: a 10-byte virtio-net header and an IP
 //! packet, which may be a super-packet of up to 64 KiB.
 
-use std::io;
+use std::{io, sync::Arc};
 
 /// Length of `struct virtio_net_hdr` (linux/virtio_net.h), in front of every frame, bytes.
 pub const VNET_HEADER_LEN: usize = 10;
@@ -50,4 +50,23 @@ pub trait TunDevice: Send + Sync + 'static {
     /// `NetworkDown` while the interface is down (drop the frame, the device lives); `UnexpectedEof` once it
     /// is gone for good. Nothing was written then.
     fn send(&self, frame: &[u8]) -> io::Result<()>;
+}
+
+/// Shared between a reading and a writing thread.
+impl<D: TunDevice + ?Sized> TunDevice for Arc<D> {
+    fn name(&self) -> &str {
+        (**self).name()
+    }
+
+    fn offloads(&self) -> Offloads {
+        (**self).offloads()
+    }
+
+    fn recv(&self, buf: &mut [u8]) -> io::Result<usize> {
+        (**self).recv(buf)
+    }
+
+    fn send(&self, frame: &[u8]) -> io::Result<()> {
+        (**self).send(frame)
+    }
 }

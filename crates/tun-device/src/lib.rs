@@ -1,14 +1,20 @@
 #![doc = include_str!("../README.md")]
-#![deny(unsafe_code)] // allowed in linux/sys.rs alone
+#![deny(unsafe_code)] // allowed in linux/sys.rs and linux/inherit.rs alone
 
 mod device;
 mod error;
+mod faulty;
 mod linux;
+mod memory;
 mod offload;
+mod tap;
 
 pub use device::{MAX_FRAME_LEN, Offloads, TunDevice, VNET_HEADER_LEN};
 pub use error::Error;
+pub use faulty::{Call, Fault, Faulty};
 pub use linux::{LinuxTun, TunOptions, check_interface_name, inherited_fd};
+pub use memory::{MemoryHost, MemoryTun};
 pub use offload::{
     CoalesceConfig, CoalesceCounters, Coalescer, Full, GsoType, Malformed, Segments, VnetHeader,
 };
+pub use tap::Tap;

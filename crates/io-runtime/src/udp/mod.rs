@@ -8,6 +8,6 @@ mod socket;
 mod sys;
 
 pub(crate) use edge::Sockets;
-pub(crate) use receiver::{Received, Receiver};
+pub(crate) use receiver::Receiver;
 pub(crate) use sender::{Blocked, Context, Sender};
 pub(crate) use socket::{Family, UdpSocket, max_gso_segments};

@@ -6,7 +6,10 @@
 //! * A full socket keeps its batch, and how far it was sent; the other socket goes on.
 //! * EINVAL with a pinned source address is first taken as the address having gone: once without it.
 
-use std::{io, time::{Duration, Instant}};
+use std::{
+    io,
+    time::{Duration, Instant},
+};
 
 use gso_queue::{Batch, Destination, Ecn, GsoQueue};
 use quinn_udp::{EcnCodepoint, Transmit};
@@ -94,16 +97,14 @@ impl<S: DatagramSocket> Sender<S> {
         }
     }
 
-    /// Puts other sockets in place. Batches that waited for the old ones leave through the new ones.
-    pub(crate) fn replace_sockets(&mut self, v4: S, v6: Option<S>) {
-        self.v4.replace(v4);
-        self.v6 = match (self.v6.take(), v6) {
-            (Some(mut lane), Some(socket)) => {
-                lane.replace(socket);
-                Some(lane)
-            }
-            (_, v6) => v6.map(Lane::new),
-        };
+    /// Puts other sockets in place. What waited for the old ones leaves through the new ones.
+    pub(crate) fn replace_sockets(&mut self, v4: S, v6: Option<S>, queue: &mut GsoQueue) {
+        let lanes = [Some(&mut self.v4), self.v6.as_mut()];
+        for flight in lanes.into_iter().flatten().filter_map(|lane| lane.current.take()) {
+            queue.restore(flight.batch);
+        }
+        self.v4 = Lane::new(v4);
+        self.v6 = v6.map(Lane::new);
     }
 
     pub(crate) fn socket(&self, family: Family) -> Option<&S> {
@@ -173,11 +174,6 @@ impl<S: DatagramSocket> Sender<S> {
 impl<S: DatagramSocket> Lane<S> {
     const fn new(socket: S) -> Self {
         Self { socket, current: None, blocked: None }
-    }
-
-    fn replace(&mut self, socket: S) {
-        self.socket = socket;
-        self.blocked = None;
     }
 
     const fn is_open(&self) -> bool {

@@ -4,14 +4,17 @@
 
 use std::{
     env,
-    fs::File,
+    fs::{self, File},
     io::{self, Read, Write, stdout},
-    os::unix::process::{CommandExt, ExitStatusExt},
+    os::{
+        fd::RawFd,
+        unix::process::{CommandExt, ExitStatusExt},
+    },
     path::PathBuf,
     process::{self, Command, Stdio},
 };
 
-use nix::unistd::{dup2_stderr, dup2_stdout, setsid};
+use nix::unistd::{close, dup2_stderr, dup2_stdout, setsid};
 use sd_notify::NotifyState;
 
 use crate::{Trouble, WithFix, log};
@@ -21,6 +24,11 @@ const CHILD_MARK: &str = "VOLLEY_INTERNAL_CHILD";
 
 /// What the child writes to its stdout, a pipe to the parent, when it is ready.
 const READY: &[u8] = b"ready\n";
+
+/// The variables that name descriptors which a parent means for us.
+pub(super) const INHERITED: [&str; 2] = ["WG_TUN_FD", "WG_UAPI_FD"];
+
+const STDERR: RawFd = 2;
 
 /// Whom to tell that the daemon is ready.
 pub(super) enum Readiness {
@@ -36,6 +44,7 @@ impl Readiness {
         if env::var_os(CHILD_MARK).is_some() {
             // Fails only for a process group's leader, which is a session's already or needs none.
             let _ = setsid();
+            close_inherited();
             return Some(Self::Parent);
         }
         // When a container's first process ends, the container ends.
@@ -54,6 +63,23 @@ impl Readiness {
             Self::Foreground => Ok(()),
             Self::Parent => leave_terminal().or_trouble("the program that started the daemon is gone"),
         }
+    }
+}
+
+/// Lets go of every descriptor that the caller did not mean for us: whoever waits for the end of a pipe
+/// (a shell's process substitution, a test runner) would wait for the daemon's.
+///
+/// Only at the very start, when this process has opened nothing itself.
+fn close_inherited() {
+    let meant = |number: &RawFd| {
+        INHERITED.iter().any(|name| env::var(name).is_ok_and(|value| value.parse() == Ok(*number)))
+    };
+    let Ok(open) = fs::read_dir("/proc/self/fd") else { return };
+    let numbers: Vec<RawFd> =
+        open.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect();
+    for number in numbers.into_iter().filter(|number| *number > STDERR && !meant(number)) {
+        // One of them was the directory's own, and is closed already.
+        let _ = close(number);
     }
 }
 

@@ -17,7 +17,7 @@ use tracing::warn;
 /// Tells every new MTU of one interface.
 pub(super) struct MtuWatch {
     index: u32,
-    last: Option<usize>,
+    last: usize,
     source: Option<Source>,
 }
 
@@ -36,15 +36,15 @@ impl Drop for Source {
 }
 
 impl MtuWatch {
-    /// Subscribes to changes. Where that is forbidden, the MTU at the start stays in force.
-    pub(super) async fn open(index: u32) -> Self {
+    /// Subscribes to changes from `mtu`. Where that is forbidden, the MTU at the start stays in force.
+    pub(super) fn open(index: u32, mtu: usize) -> Self {
         let source = subscribe()
             .inspect_err(|error| warn!("MTU changes are not followed: cannot open a netlink socket: {error}"))
             .ok();
-        Self { index, last: None, source }
+        Self { index, last: mtu, source }
     }
 
-    /// The next MTU, bytes, starting with the current one; never resolves when there are no more.
+    /// The next MTU, bytes; never resolves when there are no more.
     /// Cancelling it loses nothing.
     pub(super) async fn next(&mut self) -> usize {
         while let Some(source) = &mut self.source {
@@ -70,8 +70,8 @@ impl MtuWatch {
                     _ => None,
                 }
             };
-            if let Some(mtu) = mtu.filter(|mtu| self.last != Some(*mtu)) {
-                self.last = Some(mtu);
+            if let Some(mtu) = mtu.filter(|mtu| self.last != *mtu) {
+                self.last = mtu;
                 return mtu;
             }
         }

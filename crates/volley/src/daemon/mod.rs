@@ -67,9 +67,9 @@ async fn live(
     let mut interrupt = listen(SignalKind::interrupt())?;
     let mut terminate = listen(SignalKind::terminate())?;
     let mut hangup = listen(SignalKind::hangup())?;
-    let mut mtu = MtuWatch::open(index).await;
 
     let status = handle.status().await.or_trouble("cannot start the data plane")?;
+    let mut mtu = MtuWatch::open(index, status.mtu);
     info!("{name} is ready: {}", summary(&status));
     readiness.announce(name)?;
 

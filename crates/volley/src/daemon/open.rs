@@ -8,6 +8,7 @@ use std::{
 use nix::net::if_::if_nametoindex;
 use tun_device::{LinuxTun, TunDevice, TunOptions};
 
+use super::background::INHERITED;
 use crate::{
     Trouble, WithFix,
     cli::DaemonArgs,
@@ -28,8 +29,9 @@ pub(super) struct Device {
 }
 
 pub(super) fn open(args: &DaemonArgs) -> Result<Device, Trouble> {
-    let inherited_socket = inherited("WG_UAPI_FD")?;
-    let inherited_tun = inherited("WG_TUN_FD")?;
+    let [tun_variable, socket_variable] = INHERITED;
+    let inherited_tun = inherited(tun_variable)?;
+    let inherited_socket = inherited(socket_variable)?;
     let offload = !args.no_tun_offload;
     if inherited_socket.is_none() && is_alive(&socket_path(args.name())) {
         return Err(already_running(args.name()));

@@ -52,24 +52,26 @@ mod tests {
 
     use super::*;
 
-    struct Somewhere;
+    /// Not empty, so that it has an address of its own.
+    struct Somewhere(u8);
 
     impl Callsite for Somewhere {
         fn set_interest(&self, _: Interest) {}
 
         fn metadata(&self) -> &Metadata<'_> {
-            unreachable!("only its identity counts")
+            unreachable!("only its identity counts, not {}", self.0)
         }
     }
 
     #[test]
     fn a_place_is_silenced_for_the_rest_of_its_window() {
-        static HERE: Somewhere = Somewhere;
+        static HERE: Somewhere = Somewhere(0);
+        let here = || Identifier(&HERE);
         let limit = RateLimit::default();
         let start = io_runtime::clock::now();
-        let allowed = (0..100).filter(|_| limit.allows(Identifier(&HERE), start)).count();
+        let allowed = (0..100).filter(|_| limit.allows(here(), start)).count();
         assert_eq!(allowed, 20);
-        assert!(!limit.allows(Identifier(&HERE), start + WINDOW / 2));
-        assert!(limit.allows(Identifier(&HERE), start + WINDOW));
+        assert!(!limit.allows(here(), start + WINDOW / 2));
+        assert!(limit.allows(here(), start + WINDOW));
     }
 }

@@ -16,9 +16,12 @@ struct Sent {
     bytes: Vec<u8>,
 }
 
+/// The errno for a send; `None` lets it pass.
+type Rule = dyn FnMut(&Transmit<'_>) -> Option<i32>;
+
 /// A socket that answers as its rule says, and checks what every kernel would check.
 struct Fake {
-    rule: Box<dyn FnMut(&Transmit<'_>) -> Option<i32>>,
+    rule: Box<Rule>,
     calls: usize,
     sent: Vec<Sent>,
     /// Datagrams refused for good when sent plainly.
@@ -45,7 +48,10 @@ impl DatagramSocket for Fake {
         self.calls += 1;
         let segment = transmit.segment_size.unwrap_or(transmit.contents.len());
         assert!(segment > 0 && transmit.contents.len() <= 65_507);
-        assert!(transmit.segment_size.is_none_or(|len| len < transmit.contents.len()), "a plain send stays plain");
+        assert!(
+            transmit.segment_size.is_none_or(|len| len < transmit.contents.len()),
+            "a plain send stays plain"
+        );
         assert!(transmit.contents.len().div_ceil(segment) <= SEGMENTS);
         if let Some(errno) = (self.rule)(transmit) {
             let hard = ![EAGAIN, EINTR, ENOBUFS].contains(&errno);
@@ -54,10 +60,12 @@ impl DatagramSocket for Fake {
             }
             return Err(io::Error::from_raw_os_error(errno));
         }
-        self.sent.extend(transmit.contents.chunks(segment).map(|bytes| Sent {
-            from: transmit.src_ip,
-            bytes: bytes.to_vec(),
-        }));
+        self.sent.extend(
+            transmit
+                .contents
+                .chunks(segment)
+                .map(|bytes| Sent { from: transmit.src_ip, bytes: bytes.to_vec() }),
+        );
         Ok(())
     }
 }
@@ -342,11 +350,22 @@ fn new_sockets_take_over_what_waited_for_the_old() {
     bench.push_many(V4, 4);
     bench.flush();
     assert_eq!(numbers(bench.v4()), [0]);
-    bench.sender.replace_sockets(Fake::good(), Some(Fake::good()));
+    bench.sender.replace_sockets(Fake::good(), Some(Fake::good()), &mut bench.queue);
     bench.push_many(V6, 1);
     bench.flush();
     assert_eq!(numbers(bench.v4()), [1, 2, 3]);
     assert_eq!(bench.v6().sent.len(), 1);
+}
+
+#[test]
+fn losing_ipv6_with_the_new_sockets_loses_no_count() {
+    let mut bench = Bench::new(Fake::good(), Some(Fake::new(|_| Some(EAGAIN))));
+    bench.push_many(V6, 3);
+    bench.flush();
+    bench.sender.replace_sockets(Fake::good(), None, &mut bench.queue);
+    bench.flush();
+    assert_eq!(bench.counters.drops.udp_no_socket, 3);
+    assert_eq!(bench.queue.free_buffers(), QueueConfig::DEFAULT.buffers);
 }
 
 /// One step of a random run.

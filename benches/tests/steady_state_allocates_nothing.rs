@@ -1,0 +1,125 @@
+//! Counts every allocation of the thread while two warm tunnels carry traffic both ways: frames are split,
+//! sealed into the queue, opened, coalesced and written, with the default backend.
+
+use std::{
+    alloc::{GlobalAlloc, Layout, System},
+    cell::Cell,
+    time::{Duration, Instant},
+};
+
+use benches::{FULL_PACKET, FULL_TRAIN, Pair, Side, tcp_frame, tcp_packet, turned_around};
+use encrypt::boring::BoringIdentity;
+use tun_device::{CoalesceConfig, Coalescer, Segments};
+
+thread_local! {
+    static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
+}
+
+struct Counting;
+
+// SAFETY: every call goes unchanged to `System`, which keeps the contract; counting touches only a
+// thread-local `Cell` without destructor, so it neither allocates nor unwinds.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
+        // SAFETY: the caller keeps `alloc`'s contract.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
+        // SAFETY: the caller keeps `alloc_zeroed`'s contract.
+        unsafe { System.alloc_zeroed(layout) }
+    }
+
+    unsafe fn realloc(&self, ptr: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
+        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
+        // SAFETY: the caller keeps `realloc`'s contract.
+        unsafe { System.realloc(ptr, layout, new_size) }
+    }
+
+    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
+        // SAFETY: the caller keeps `dealloc`'s contract.
+        unsafe { System.dealloc(ptr, layout) }
+    }
+}
+
+#[global_allocator]
+static COUNTING: Counting = Counting;
+
+/// What one side reads from its TUN in one tick, again and again.
+struct Traffic {
+    frames: Vec<Vec<u8>>,
+    /// The read buffer: splitting uses it up.
+    buffer: Vec<u8>,
+}
+
+impl Traffic {
+    /// From the left side to the right.
+    fn to_the_right() -> Self {
+        let full = tcp_frame(FULL_TRAIN);
+        let small = [64, FULL_PACKET, 65, 1000].map(tcp_packet);
+        let frames = [full.clone(), tcp_frame(7), full].into_iter().chain(small).collect();
+        Self { frames, buffer: Vec::with_capacity(tun_device::MAX_FRAME_LEN) }
+    }
+
+    fn to_the_left() -> Self {
+        let mut traffic = Self::to_the_right();
+        traffic.frames = traffic.frames.into_iter().map(turned_around).collect();
+        traffic
+    }
+
+    fn packets(&self) -> u64 {
+        (2 * FULL_TRAIN + 7 + 4) as u64
+    }
+
+    fn send(&mut self, side: &mut Side<BoringIdentity>, now: Instant) {
+        for frame in &self.frames {
+            self.buffer.clone_from(frame);
+            let mut segments = Segments::new(&mut self.buffer).expect("a good frame");
+            while let Some(packet) = segments.next() {
+                side.send(packet, now);
+            }
+        }
+    }
+}
+
+#[test]
+fn steady_state_of_the_whole_hot_path_allocates_nothing() {
+    let start = io_runtime::clock::now();
+    let mut pair = Pair::<BoringIdentity>::connected(start);
+    let (mut to_the_right, mut to_the_left) = (Traffic::to_the_right(), Traffic::to_the_left());
+    let mut coalescer = Coalescer::new(CoalesceConfig::default());
+
+    // A millisecond a tick, so that timers are asked for and none falls due.
+    let mut tick = |i: u32| {
+        let now = start + Duration::from_millis(1) * i;
+        to_the_right.send(&mut pair.left, now);
+        exchange(&mut pair.left, &mut pair.right, &mut coalescer, now);
+        to_the_left.send(&mut pair.right, now);
+        exchange(&mut pair.right, &mut pair.left, &mut coalescer, now);
+    };
+    (0..20).for_each(&mut tick);
+    let warm = ALLOCATIONS.get();
+    assert!(warm > 0, "the counter counts");
+    (20..220).for_each(&mut tick);
+    assert_eq!(ALLOCATIONS.get() - warm, 0, "allocations after warming up");
+    assert_eq!(coalescer.counters().packets, 2 * 220 * to_the_left.packets(), "every packet arrived");
+}
+
+fn exchange(
+    from: &mut Side<BoringIdentity>,
+    to: &mut Side<BoringIdentity>,
+    coalescer: &mut Coalescer,
+    now: Instant,
+) {
+    while let Some(batch) = from.queue.pop() {
+        to.receive_into(&batch, now, coalescer);
+        from.queue.recycle(batch);
+        coalescer.flush(|_| Ok(())).expect("nothing fails");
+    }
+    for side in [from, to] {
+        side.tunnel.handle_timeout(now, &mut side.queue);
+        assert!(side.queue.is_empty(), "no timer is due");
+    }
+}

@@ -1,0 +1,407 @@
+//! The drive loop: run to completion, and sleep only when every source is drained.
+
+use std::{
+    future::poll_fn,
+    io,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Instant,
+};
+
+use encrypt::Identity;
+use gso_queue::{DEFAULT_SEGMENTS, GsoQueue, QueueConfig};
+use tokio::time::Sleep;
+use tun_device::Segments;
+use tunnel_core::{Tunnel, TunnelConfig};
+
+use crate::{
+    DeviceStatus, DeviceUpdate, Error, Features, IoCounters, RuntimeConfig, UpdateError, clock,
+    handle::{Command, Requests},
+    ready::{Readable, Writable},
+    tun::TunPort,
+    udp::{self, Blocked, Family, Receiver, Sender, Sockets, UdpSocket},
+};
+
+/// Plaintext bytes taken from the TUN in one turn: four full frames. More would make what arrives wait
+/// behind what leaves, and fall out of the processor's second-level cache.
+const EGRESS_BYTES: usize = 256 << 10;
+
+/// Ciphertext that may wait for a full socket before the TUN is left alone. The socket's own buffer is full
+/// by then; anything more here would only be delay.
+const BACKLOG_BYTES: usize = 256 << 10;
+
+/// Queue buffers kept for the frame in hand, handshakes and replies while a socket is full. The longest
+/// frame of the shortest sensible segments needs a dozen.
+const BACKLOG_BUFFERS: usize = 32;
+const _: () = assert!(BACKLOG_BUFFERS < QueueConfig::DEFAULT.buffers);
+
+/// Everything that moves packets. Lives on one thread.
+pub(crate) struct DataPlane<I: Identity, P> {
+    tunnel: Tunnel<I>,
+    tun: P,
+    queue: GsoQueue,
+    sender: Sender<UdpSocket>,
+    receiver: Receiver,
+    wakers: Wakers,
+    requests: Requests,
+    config: RuntimeConfig,
+    features: Features,
+    port: u16,
+    counters: IoCounters,
+}
+
+/// What a turn found at one of its sources.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Source {
+    /// Nothing is left: sleep until there is.
+    Drained,
+    /// There may be more.
+    More,
+    /// There is more, or may be, but it has nowhere to go.
+    Held,
+}
+
+/// What the loop sleeps on, besides the TUN.
+struct Wakers {
+    v4: Lane,
+    v6: Option<Lane>,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+/// One socket's registrations.
+struct Lane {
+    readable: Readable,
+    /// Only while the socket is full.
+    writable: Option<Writable>,
+}
+
+impl<I: Identity, P: TunPort> DataPlane<I, P> {
+    /// To be called inside a tokio runtime.
+    pub(crate) fn new(
+        tun: P,
+        sockets: Sockets,
+        config: RuntimeConfig,
+        features: Features,
+        requests: Requests,
+    ) -> Result<Self, Error> {
+        let gso = features.udp_gso.is_on();
+        // Without GSO, batches keep datagrams together in memory all the same.
+        let max_segments = if gso { features.udp_gso_segments } else { DEFAULT_SEGMENTS };
+        let wakers = Wakers::new(&sockets).map_err(|error| Error::Start(error.into()))?;
+        let Sockets { v4, v6, port } = sockets;
+        Ok(Self {
+            tunnel: Tunnel::new(TunnelConfig { mtu: config.mtu, ..TunnelConfig::default() }),
+            tun,
+            queue: GsoQueue::new(QueueConfig { max_segments, ..QueueConfig::DEFAULT }),
+            sender: Sender::new(v4, v6, gso, max_segments),
+            receiver: Receiver::new(features.udp_gro.is_on(), config.mtu, config.batch),
+            wakers,
+            requests,
+            config,
+            features,
+            port,
+            counters: IoCounters::default(),
+        })
+    }
+
+    /// Runs until it is asked to end.
+    pub(crate) async fn run(&mut self) -> Result<(), Error> {
+        loop {
+            let now = clock::now();
+            self.counters.traffic.ticks += 1;
+
+            let egress = self.egress(now)?;
+            self.flush(now);
+            let ingress = self.ingress(now)?;
+            self.tun.flush(now, &mut self.counters)?;
+            self.handle_timeouts(now);
+            self.flush(now);
+
+            while let Some(command) = self.requests.next() {
+                match command {
+                    Ok(command) => self.obey(command, now),
+                    Err(_stopped) => return Ok(()),
+                }
+            }
+            if egress != Source::More && ingress != Source::More {
+                self.wait(now, egress, ingress).await;
+            }
+        }
+    }
+
+    /// Ends the TUN's threads.
+    pub(crate) fn close(self) -> Result<(), Error> {
+        self.tun.close()
+    }
+
+    /// TUN → tunnel → queue, up to the turn's share.
+    fn egress(&mut self, now: Instant) -> Result<Source, Error> {
+        let Self { tunnel, tun, queue, sender, counters, config, .. } = self;
+        let mut bytes = 0;
+        for _ in 0..config.batch.max(1) {
+            if bytes >= EGRESS_BYTES {
+                return Ok(Source::More);
+            }
+            if sender.is_blocked() && is_backed_up(queue) {
+                return Ok(Source::Held);
+            }
+            let Some(frame) = tun.next_frame(counters)? else { return Ok(Source::Drained) };
+            bytes += frame.len();
+            let Ok(mut packets) = Segments::new(frame) else {
+                counters.drops.tun_malformed += 1;
+                continue;
+            };
+            while let Some(packet) = packets.next() {
+                counters.traffic.tun_packets_read += 1;
+                while tunnel.send(packet, now, queue).is_err() {
+                    flush(sender, queue, tunnel, counters, now);
+                    if queue.free_buffers() == 0 {
+                        counters.drops.tun_overrun += 1;
+                        break;
+                    }
+                }
+            }
+        }
+        Ok(Source::More)
+    }
+
+    /// UDP → tunnel → coalescer: one call's worth of each socket.
+    fn ingress(&mut self, now: Instant) -> Result<Source, Error> {
+        let mut found = Source::Drained;
+        if !self.open_received(now)? {
+            return Ok(Source::Held);
+        }
+        for family in [Family::V4, Family::V6] {
+            let Some(socket) = self.sender.socket(family) else { continue };
+            match self.receiver.receive(socket, &mut self.counters) {
+                Ok(true) => {}
+                Ok(false) => found = Source::More,
+                Err(error) => {
+                    tracing::debug!(%error, ?family, "a UDP receive failed");
+                    self.counters.traffic.udp_recv_errors += 1;
+                }
+            }
+            if !self.open_received(now)? {
+                return Ok(Source::Held);
+            }
+        }
+        Ok(found)
+    }
+
+    /// Opens what was received. False if the TUN took no more before the end; the rest stays where it is.
+    fn open_received(&mut self, now: Instant) -> Result<bool, Error> {
+        let Self { tunnel, tun, queue, receiver, counters, .. } = self;
+        while let Some((arrival, datagram)) = receiver.datagram() {
+            let Some(coalescer) = tun.output(now, counters)? else { return Ok(false) };
+            if let Some(len) = tunnel.receive(datagram, arrival, coalescer.slot(), now, queue) {
+                let committed = coalescer.commit(len);
+                debug_assert!(committed.is_ok(), "output() gives a coalescer with room");
+            }
+            receiver.advance();
+        }
+        Ok(true)
+    }
+
+    fn flush(&mut self, now: Instant) {
+        flush(&mut self.sender, &mut self.queue, &mut self.tunnel, &mut self.counters, now);
+    }
+
+    fn handle_timeouts(&mut self, now: Instant) {
+        if self.tunnel.poll_timeout().is_some_and(|deadline| deadline <= now) {
+            self.tunnel.handle_timeout(now, &mut self.queue);
+        }
+    }
+
+    fn obey(&mut self, command: Command, now: Instant) {
+        // Whoever asked may have gone away; that is no reason not to do it.
+        match command {
+            Command::Update(update, reply) => {
+                let result = self.update(*update, now);
+                self.flush(now);
+                let _ = reply.send(result);
+            }
+            Command::Status(reply) => {
+                let _ = reply.send(Box::new(self.status(now)));
+            }
+            Command::SetMtu(mtu, reply) => {
+                self.config.mtu = mtu;
+                self.tunnel.set_mtu(mtu);
+                self.receiver.set_mtu(mtu);
+                let _ = reply.send(());
+            }
+        }
+    }
+
+    /// All of it or nothing: what can fail comes first, and is undone if something after it fails.
+    fn update(&mut self, update: DeviceUpdate, now: Instant) -> Result<(), UpdateError> {
+        let DeviceUpdate { listen_port, fwmark, tunnel } = update;
+        let fwmark = fwmark.filter(|&mark| mark != self.config.fwmark);
+        let new_mark = fwmark.unwrap_or(self.config.fwmark);
+
+        let rebound = match listen_port.filter(|&port| port != self.port) {
+            None => None,
+            Some(port) => {
+                let sockets = Sockets::bind(port, new_mark, self.config.udp_gro)?;
+                let wakers = Wakers::new(&sockets)?;
+                Some((sockets, wakers))
+            }
+        };
+        if let Some(mark) = fwmark {
+            self.mark_sockets(mark)?;
+        }
+        if let Err(error) = self.tunnel.update(tunnel, now, &mut self.queue) {
+            if fwmark.is_some() {
+                self.mark_sockets(self.config.fwmark)?;
+            }
+            return Err(error.into());
+        }
+        self.config.fwmark = new_mark;
+        if let Some((Sockets { v4, v6, port }, wakers)) = rebound {
+            self.features.ipv6 = v6.is_some();
+            self.sender.replace_sockets(v4, v6, &mut self.queue);
+            self.wakers = wakers;
+            self.port = port;
+        }
+        Ok(())
+    }
+
+    /// Sets SO_MARK on the live sockets, or on none.
+    fn mark_sockets(&self, mark: u32) -> io::Result<()> {
+        let sockets = [Family::V4, Family::V6].into_iter().filter_map(|family| self.sender.socket(family));
+        for socket in sockets.clone() {
+            if let Err(error) = socket.set_fwmark(mark) {
+                for marked in sockets {
+                    let _ = marked.set_fwmark(self.config.fwmark);
+                }
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    fn status(&self, now: Instant) -> DeviceStatus {
+        DeviceStatus {
+            private_key: self.tunnel.private_key().cloned(),
+            public_key: self.tunnel.public_key(),
+            listen_port: self.port,
+            fwmark: self.config.fwmark,
+            mtu: self.config.mtu,
+            peers: self.tunnel.peers().collect(),
+            now,
+            core: *self.tunnel.counters(),
+            io: self.counters,
+            features: self.features.clone(),
+        }
+    }
+
+    /// Sleeps until a source may have something, a socket may take something, a deadline has passed or
+    /// somebody asks for something.
+    async fn wait(&mut self, now: Instant, egress: Source, ingress: Source) {
+        let deadline = self.next_deadline();
+        if deadline.is_some_and(|deadline| deadline <= now) {
+            return;
+        }
+        self.wakers.watch_blocked(&self.sender);
+        self.wakers.set_timer(deadline);
+        let (wants_frames, wants_datagrams) = (egress != Source::Held, ingress != Source::Held);
+        poll_fn(|cx| {
+            // All of them, every time: each poll both asks and leaves word where to wake this loop.
+            let tun = self.tun.poll_ready(cx, wants_frames).is_ready();
+            let udp = self.wakers.poll_ready(cx, wants_datagrams, &mut self.sender).is_ready();
+            let asked = self.requests.poll_ready(cx).is_ready();
+            if tun || udp || asked { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+        self.counters.traffic.wakeups += 1;
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        let retry = |family| match self.sender.blocked(family) {
+            Some(Blocked::Until(then)) => Some(then),
+            _ => None,
+        };
+        let deadlines =
+            [self.tunnel.poll_timeout(), self.tun.retry_at(), retry(Family::V4), retry(Family::V6)];
+        deadlines.into_iter().flatten().min()
+    }
+}
+
+/// A free function, for the loop calls it while it holds a frame of the TUN's.
+fn flush<I: Identity>(
+    sender: &mut Sender<UdpSocket>,
+    queue: &mut GsoQueue,
+    tunnel: &mut Tunnel<I>,
+    counters: &mut IoCounters,
+    now: Instant,
+) {
+    sender.flush(queue, udp::Context { now, counters, forget_source: |to| tunnel.forget_source(to) });
+}
+
+/// So much waits for a full socket that the TUN should wait, too.
+fn is_backed_up(queue: &GsoQueue) -> bool {
+    queue.bytes() >= BACKLOG_BYTES || queue.free_buffers() < BACKLOG_BUFFERS
+}
+
+impl Wakers {
+    fn new(sockets: &Sockets) -> io::Result<Self> {
+        let lane = |socket: &UdpSocket| {
+            Ok::<_, io::Error>(Lane { readable: Readable::new(socket)?, writable: None })
+        };
+        Ok(Self { v4: lane(&sockets.v4)?, v6: sockets.v6.as_ref().map(lane).transpose()?, timer: None })
+    }
+
+    fn lane_mut(&mut self, family: Family) -> Option<&mut Lane> {
+        match family {
+            Family::V4 => Some(&mut self.v4),
+            Family::V6 => self.v6.as_mut(),
+        }
+    }
+
+    /// Starts waiting for writability where a socket is full.
+    fn watch_blocked(&mut self, sender: &Sender<UdpSocket>) {
+        for family in [Family::V4, Family::V6] {
+            let Some(lane) = self.lane_mut(family) else { continue };
+            let full = sender.blocked(family) == Some(Blocked::Full);
+            if full && lane.writable.is_none() {
+                lane.writable = sender.socket(family).and_then(|socket| Writable::new(socket).ok());
+            }
+        }
+    }
+
+    /// The timer stays registered while the deadline stays the same.
+    fn set_timer(&mut self, deadline: Option<Instant>) {
+        let deadline = deadline.map(tokio::time::Instant::from_std);
+        match (&mut self.timer, deadline) {
+            (Some(timer), Some(deadline)) if timer.deadline() == deadline && !timer.is_elapsed() => {}
+            (Some(timer), Some(deadline)) => timer.as_mut().reset(deadline),
+            (timer, deadline) => {
+                *timer = deadline.map(|deadline| Box::pin(tokio::time::sleep_until(deadline)));
+            }
+        }
+    }
+
+    fn poll_ready(
+        &mut self,
+        cx: &mut Context<'_>,
+        datagrams: bool,
+        sender: &mut Sender<UdpSocket>,
+    ) -> Poll<()> {
+        let mut ready = false;
+        for family in [Family::V4, Family::V6] {
+            let Some(lane) = self.lane_mut(family) else { continue };
+            ready |= datagrams && lane.readable.poll(cx).is_ready();
+            if lane.writable.as_ref().is_some_and(|writable| writable.poll(cx).is_ready()) {
+                lane.writable = None;
+                sender.unblock(family);
+                ready = true;
+            }
+        }
+        if let Some(timer) = &mut self.timer {
+            ready |= timer.as_mut().poll(cx).is_ready();
+        }
+        if ready { Poll::Ready(()) } else { Poll::Pending }
+    }
+}
+
+#[cfg(test)]
+mod tests;

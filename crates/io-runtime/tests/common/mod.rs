@@ -1,0 +1,173 @@
+//! Two data planes on the loopback, each with a TUN device in memory.
+#![allow(dead_code, unreachable_pub)] // each test file uses its own part
+
+use std::{
+    io,
+    net::{Ipv4Addr, SocketAddr},
+    os::fd::AsFd as _,
+    sync::Arc,
+    time::Duration,
+};
+
+use encrypt::PrivateKey;
+use io_runtime::{DeviceStatus, DeviceUpdate, Handle, RuntimeConfig};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use tun_device::{MAX_FRAME_LEN, MemoryHost, MemoryTun, Offloads, Segments, VNET_HEADER_LEN};
+use tunnel_core::{AllowedIpUpdate, PeerUpdate, TunnelUpdate};
+
+/// Nothing here takes that long; a test that does has hung.
+pub const LIMIT: Duration = Duration::from_secs(30);
+
+/// Runs a test's future, and fails it if it hangs.
+pub fn run<T>(future: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async { tokio::time::timeout(LIMIT, future).await.expect("the test hung") })
+}
+
+/// The host's side of a device, with calls that wait.
+#[derive(Clone)]
+pub struct Wire(Arc<MemoryHost>);
+
+impl Wire {
+    /// Gives the device a packet.
+    pub fn send(&self, packet: &[u8]) {
+        self.send_frame(&[&[0; VNET_HEADER_LEN], packet].concat());
+    }
+
+    /// Gives the device a frame, header and all.
+    pub fn send_frame(&self, frame: &[u8]) {
+        while !self.try_send_frame(frame) {
+            self.wait(PollFlags::POLLOUT);
+        }
+    }
+
+    /// False when the device's queue is full.
+    pub fn try_send_frame(&self, frame: &[u8]) -> bool {
+        match self.0.send(frame) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => false,
+            result => result.map(|()| true).expect("the device is there"),
+        }
+    }
+
+    /// The packets of the next frame the device wrote.
+    pub fn recv(&self) -> Vec<Vec<u8>> {
+        let mut frame = vec![0; MAX_FRAME_LEN];
+        let len = loop {
+            match self.0.recv(&mut frame) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.wait(PollFlags::POLLIN),
+                result => break result.expect("the device is there"),
+            }
+        };
+        let mut segments = Segments::new(&mut frame[..len]).expect("a frame that can be taken apart");
+        let mut packets = Vec::new();
+        while let Some(packet) = segments.next() {
+            packets.push(packet.to_vec());
+        }
+        packets
+    }
+
+    fn wait(&self, events: PollFlags) {
+        let limit = PollTimeout::try_from(LIMIT).unwrap();
+        let ready = poll(&mut [PollFd::new(self.0.as_fd(), events)], limit).unwrap();
+        assert_eq!(ready, 1, "nothing happens on the wire");
+    }
+
+    /// Exactly that many packets.
+    pub fn recv_packets(&self, count: usize) -> Vec<Vec<u8>> {
+        let mut packets = Vec::new();
+        while packets.len() < count {
+            packets.extend(self.recv());
+        }
+        packets
+    }
+}
+
+/// One side of a tunnel.
+pub struct Side {
+    pub handle: Handle,
+    pub wire: Wire,
+    pub key: PrivateKey,
+    /// Its address inside.
+    pub inner: Ipv4Addr,
+}
+
+/// Two data planes that know each other.
+pub struct Pair {
+    pub a: Side,
+    pub b: Side,
+}
+
+impl Pair {
+    pub async fn start(config: RuntimeConfig, offloads: Offloads) -> Self {
+        Self::start_over(config, offloads, Ipv4Addr::LOCALHOST.into()).await
+    }
+
+    /// The UDP between them runs over `outer`.
+    pub async fn start_over(config: RuntimeConfig, offloads: Offloads, outer: std::net::IpAddr) -> Self {
+        let a = Side::start(config.clone(), offloads, Ipv4Addr::new(10, 0, 0, 1));
+        let b = Side::start(config, offloads, Ipv4Addr::new(10, 0, 0, 2));
+        let port = b.status().await.listen_port;
+        a.know(&b, Some((outer, port).into())).await;
+        b.know(&a, None).await; // learns it from the handshake
+        Self { a, b }
+    }
+
+    /// Shuts both down and waits until they are.
+    pub async fn finish(self) {
+        for side in [self.a, self.b] {
+            side.handle.shutdown();
+            side.handle.finished().await.unwrap();
+        }
+    }
+}
+
+impl Side {
+    pub fn start(config: RuntimeConfig, offloads: Offloads, inner: Ipv4Addr) -> Self {
+        let (device, host) = MemoryTun::pair("test", offloads).unwrap();
+        let handle = io_runtime::spawn(device, config).unwrap();
+        let wire = Wire(Arc::new(host));
+        Self { handle, wire, key: PrivateKey::generate(), inner }
+    }
+
+    pub async fn status(&self) -> DeviceStatus {
+        self.handle.status().await.unwrap()
+    }
+
+    /// Makes `other` this side's only peer.
+    pub async fn know(&self, other: &Self, endpoint: Option<SocketAddr>) {
+        let mut peer = PeerUpdate::new(other.key.public_key());
+        peer.endpoint = endpoint;
+        peer.replace_allowed_ips = true;
+        peer.allowed_ips = vec![AllowedIpUpdate::Add(ipnet::IpNet::from(std::net::IpAddr::V4(other.inner)))];
+        let tunnel = TunnelUpdate {
+            private_key: Some(Some(self.key.clone())),
+            replace_peers: true,
+            peers: vec![peer],
+        };
+        self.handle.update(DeviceUpdate { tunnel, ..DeviceUpdate::default() }).await.unwrap();
+    }
+}
+
+/// An IPv4 packet of `len` bytes that carries a number. Its protocol is one for experiments (RFC 3692), so
+/// nothing merges it.
+pub fn packet(from: Ipv4Addr, to: Ipv4Addr, number: u32, len: usize) -> Vec<u8> {
+    let mut packet = vec![0; len];
+    packet[0] = 0x45;
+    packet[2..4].copy_from_slice(&u16::try_from(len).unwrap().to_be_bytes());
+    packet[8] = 64;
+    packet[9] = 253;
+    packet[12..16].copy_from_slice(&from.octets());
+    packet[16..20].copy_from_slice(&to.octets());
+    let checksum = ones_complement(&packet[..20]);
+    packet[10..12].copy_from_slice(&checksum.to_be_bytes());
+    packet[20..24].copy_from_slice(&number.to_be_bytes());
+    for (i, byte) in packet[24..].iter_mut().enumerate() {
+        *byte = (number as usize + i) as u8;
+    }
+    packet
+}
+
+fn ones_complement(header: &[u8]) -> u16 {
+    let sum: u32 = header.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
+    !((sum & 0xffff) + (sum >> 16)) as u16
+}

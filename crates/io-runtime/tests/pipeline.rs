@@ -1,0 +1,76 @@
+//! Packets from TUN to TUN, through two data planes and real UDP sockets, with every switch on and off.
+
+mod common;
+
+use std::{net::Ipv6Addr, thread};
+
+use common::{Pair, Side, packet, run};
+use io_runtime::{Arrangement, RuntimeConfig};
+use tun_device::Offloads;
+
+const PACKETS: u32 = 3_000;
+
+fn configs() -> Vec<RuntimeConfig> {
+    let mut configs = Vec::new();
+    for arrangement in [Arrangement::Inline, Arrangement::TunThreads] {
+        let base = RuntimeConfig { arrangement, ..RuntimeConfig::default() };
+        configs.push(base.clone());
+        configs.push(RuntimeConfig { udp_gso: false, ..base.clone() });
+        configs.push(RuntimeConfig { udp_gro: false, ..base.clone() });
+        configs.push(RuntimeConfig { tun_coalesce: false, ..base.clone() });
+        let plain = RuntimeConfig { udp_gso: false, udp_gro: false, tun_coalesce: false, ..base };
+        configs.push(RuntimeConfig { batch: 1, ..plain });
+    }
+    configs
+}
+
+/// Sends numbered packets from one side to the other while they arrive, at most `window` ahead of what
+/// has arrived, so that no socket buffer has to drop any.
+fn exchange(from: &Side, to: &Side, count: u32) {
+    const WINDOW: u32 = 64;
+    let (sent, received) = (from.wire.clone(), to.wire.clone());
+    let (source, target) = (from.inner, to.inner);
+    let (credit, credits) = std::sync::mpsc::sync_channel(WINDOW as usize);
+    let sender = thread::spawn(move || {
+        for number in 0..count {
+            credit.send(()).unwrap();
+            sent.send(&packet(source, target, number, 40 + (number as usize * 37) % 1_380));
+        }
+    });
+    let mut next = 0;
+    while next < count {
+        for got in received.recv() {
+            let expected = packet(source, target, next, 40 + (next as usize * 37) % 1_380);
+            assert!(got == expected, "packet {next} arrives as it left, and in order");
+            next += 1;
+            credits.recv().unwrap();
+        }
+    }
+    sender.join().unwrap();
+}
+
+#[test]
+fn packets_cross_in_order_and_unchanged_with_every_switch_on_and_off() {
+    for config in configs() {
+        run(async {
+            let pair = Pair::start(config.clone(), Offloads::ALL).await;
+            exchange(&pair.a, &pair.b, PACKETS);
+            exchange(&pair.b, &pair.a, PACKETS);
+            let status = pair.b.status().await;
+            assert_eq!(status.io.drops.total(), 0, "{config:?}: {:?}", status.io);
+            assert_eq!(status.features.arrangement, config.arrangement);
+            pair.finish().await;
+        });
+    }
+}
+
+#[test]
+fn packets_cross_over_ipv6() {
+    run(async {
+        let pair =
+            Pair::start_over(RuntimeConfig::default(), Offloads::ALL, Ipv6Addr::LOCALHOST.into()).await;
+        exchange(&pair.a, &pair.b, PACKETS);
+        exchange(&pair.b, &pair.a, PACKETS);
+        pair.finish().await;
+    });
+}

@@ -1,0 +1,224 @@
+//! What the namespace tests share: a private network and socket directory for each test, and bounded waits.
+
+#![allow(dead_code, reason = "each test file uses its part")]
+
+use std::{
+    fs,
+    io::Write,
+    net::UdpSocket,
+    os::unix::net::UnixStream,
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use nix::{
+    mount::{MsFlags, mount},
+    sched::{CloneFlags, unshare},
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
+pub(crate) const SOCKET_DIR: &str = "/run/wireguard";
+
+/// How long anything may take before a test fails. Generous: the machine may be busy.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A network namespace, a private `/run/wireguard` and a directory for files, all gone with the test.
+pub(crate) struct Lab {
+    pub(crate) dir: PathBuf,
+}
+
+/// Runs a test as root in a lab of its own. Says loudly when it cannot; with `VOLLEY_REQUIRE_ALL=1` that is
+/// a failure.
+pub(crate) fn lab(tools: &[&str], test: impl FnOnce(&Lab) + Send + 'static) {
+    let name = thread::current().name().unwrap_or("a test").to_owned();
+    let missing = if nix::unistd::geteuid().is_root() {
+        tools.iter().find(|tool| which(tool).is_none()).map(|tool| format!("{tool} is not installed"))
+    } else {
+        Some("it needs root".to_owned())
+    };
+    if let Some(why) = missing {
+        assert!(std::env::var_os("VOLLEY_REQUIRE_ALL").is_none_or(|value| value != "1"), "{name}: {why}");
+        println!("NOT RUN: {name}: {why}");
+        return;
+    }
+    let body = move || {
+        let lab = Lab::enter();
+        test(&lab);
+    };
+    let done = thread::Builder::new().name(name).spawn(body).expect("a thread");
+    if let Err(panic) = done.join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+fn which(tool: &str) -> Option<PathBuf> {
+    ["/usr/bin", "/bin", "/usr/sbin", "/sbin"]
+        .iter()
+        .map(|dir| Path::new(dir).join(tool))
+        .find(|path| path.exists())
+}
+
+impl Lab {
+    fn enter() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        fs::create_dir_all(SOCKET_DIR).expect("the socket directory");
+        unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).expect("namespaces");
+        let none: Option<&str> = None;
+        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).expect("private mounts");
+        mount(Some("tmpfs"), SOCKET_DIR, Some("tmpfs"), MsFlags::empty(), Some("mode=0755"))
+            .expect("a tmpfs");
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let dir = std::env::temp_dir().join(format!("volley-test-{}-{number}", std::process::id()));
+        fs::create_dir_all(&dir).expect("a directory");
+        let lab = Self { dir };
+        lab.run("ip link set lo up");
+        lab
+    }
+
+    /// A shell command; its output is kept.
+    pub(crate) fn sh(&self, script: &str) -> Output {
+        let mut command = self.command("sh", &["-c", script]);
+        command.output().expect("sh runs")
+    }
+
+    /// A shell command that must succeed. Gives its stdout.
+    pub(crate) fn run(&self, script: &str) -> String {
+        let output = self.sh(script);
+        assert!(output.status.success(), "`{script}` failed: {output:?}");
+        String::from_utf8(output.stdout).expect("text")
+    }
+
+    /// A program with a clean environment, with Volley first in its `PATH`.
+    pub(crate) fn command(&self, program: &str, args: &[&str]) -> Command {
+        let volley = Path::new(env!("CARGO_BIN_EXE_volley"));
+        let path =
+            format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", volley.parent().expect("a directory").display());
+        let mut command = Command::new(program);
+        command.args(args).env_clear().env("PATH", path).env("DIR", &self.dir).current_dir(&self.dir);
+        command.stdin(Stdio::null());
+        command
+    }
+
+    pub(crate) fn volley(&self, args: &[&str]) -> Command {
+        self.command(env!("CARGO_BIN_EXE_volley"), args)
+    }
+
+    /// A daemon in the foreground, killed with the test. Its log goes to a file.
+    pub(crate) fn daemon(&self, name: &str, args: &[&str]) -> Daemon {
+        let log = self.dir.join(format!("{name}.log"));
+        let mut command = self.volley(args);
+        command.arg("-f").arg(name).stdout(Stdio::null()).stderr(fs::File::create(&log).expect("a log"));
+        let child = command.spawn().expect("the daemon starts");
+        let daemon = Daemon { child, name: name.to_owned(), log };
+        eventually("the daemon is ready", || UnixStream::connect(daemon.socket()).is_ok());
+        eventually("it says so", || daemon.log().contains("is ready"));
+        daemon
+    }
+
+    pub(crate) fn file(&self, name: &str, content: &str) -> PathBuf {
+        let path = self.dir.join(name);
+        let mut options = fs::File::options();
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        let mut file = options.write(true).create(true).truncate(true).open(&path).expect("a file");
+        file.write_all(content.as_bytes()).expect("written");
+        path
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        // A failed test may leave daemons in the background; they end without their sockets.
+        for entry in fs::read_dir(SOCKET_DIR).into_iter().flatten().flatten() {
+            let _ = fs::remove_file(entry.path());
+        }
+        let _ = fs::remove_dir_all(&self.dir);
+    }
+}
+
+/// A daemon in the foreground.
+pub(crate) struct Daemon {
+    child: Child,
+    name: String,
+    log: PathBuf,
+}
+
+impl Daemon {
+    pub(crate) fn socket(&self) -> PathBuf {
+        socket(&self.name)
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.child.id() as i32), signal).expect("signalled");
+    }
+
+    /// True when it ended with success within `limit`.
+    pub(crate) fn ends_within(&mut self, limit: Duration) -> bool {
+        waits(limit, || self.child.try_wait().expect("a child").is_some_and(|status| status.success()))
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            eprintln!("log of {}:\n{}", self.name, self.log());
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+pub(crate) fn socket(name: &str) -> PathBuf {
+    Path::new(SOCKET_DIR).join(format!("{name}.sock"))
+}
+
+/// Waits for `condition`, and fails if it does not come.
+pub(crate) fn eventually(what: &str, condition: impl FnMut() -> bool) {
+    assert!(waits(PATIENCE, condition), "in vain: {what}");
+}
+
+#[expect(clippy::disallowed_methods, reason = "a test waits in real time")]
+pub(crate) fn waits(limit: Duration, mut condition: impl FnMut() -> bool) -> bool {
+    let end = Instant::now() + limit;
+    loop {
+        if condition() {
+            return true;
+        }
+        if Instant::now() > end {
+            return false;
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "a test measures real time")]
+pub(crate) fn took<T>(what: impl FnOnce() -> T) -> (T, Duration) {
+    let start = Instant::now();
+    let result = what();
+    (result, start.elapsed())
+}
+
+/// A new key pair in base64: private, public.
+pub(crate) fn keys(lab: &Lab) -> (String, String) {
+    let private = lab.run("wg genkey").trim().to_owned();
+    let public = lab.run(&format!("echo {private} | wg pubkey")).trim().to_owned();
+    (private, public)
+}
+
+/// A UDP port that is in use for as long as this lives.
+pub(crate) fn busy_port() -> (UdpSocket, u16) {
+    let socket = UdpSocket::bind("0.0.0.0:0").expect("a socket");
+    let port = socket.local_addr().expect("its address").port();
+    (socket, port)
+}
