@@ -3,7 +3,7 @@
 
 use benches::{FULL_BATCH, FULL_DATAGRAM, FULL_PACKET, connected_sessions, peer, short};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use encrypt::{BoringIdentity, EncryptedPacket, Session};
+use encrypt::{EncryptedPacket, Session, boring::BoringIdentity};
 use gso_queue::{DatagramSink, GsoQueue};
 
 criterion_group!(name = benches; config = short(); targets = seal_a_batch, open_a_batch);

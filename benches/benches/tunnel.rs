@@ -5,7 +5,7 @@ use std::hint::black_box;
 
 use benches::{FULL_BATCH, FULL_PACKET, Pair, short, tcp_frame, tcp_packet};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use encrypt::BoringIdentity;
+use encrypt::boring::BoringIdentity;
 use tun_device::{CoalesceConfig, Coalescer, Segments, VNET_HEADER_LEN};
 
 criterion_group!(name = benches; config = short(); targets = send, receive);

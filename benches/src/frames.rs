@@ -34,6 +34,13 @@ pub fn tcp_frame(segments: usize) -> Vec<u8> {
     frame(HEADERS + segments * MSS, header)
 }
 
+/// The same frame in the other direction. Swapping the addresses changes no checksum.
+pub fn turned_around(mut frame: Vec<u8>) -> Vec<u8> {
+    let (source, destination) = frame[VNET_HEADER_LEN + 12..VNET_HEADER_LEN + 20].split_at_mut(4);
+    source.swap_with_slice(destination);
+    frame
+}
+
 fn frame(len: usize, virtio: VnetHeader) -> Vec<u8> {
     let mut frame = vec![0; VNET_HEADER_LEN + len];
     let (header, packet) = frame.split_first_chunk_mut().expect("longer than the header");

@@ -2,6 +2,8 @@
 //!
 //! `cargo bench -p benches` runs them all; `cargo bench -p benches --bench queue` one of them.
 
+#![forbid(unsafe_code)]
+
 mod frames;
 mod pair;
 mod sessions;
@@ -11,7 +13,7 @@ use std::time::Duration;
 use criterion::Criterion;
 use gso_queue::Destination;
 
-pub use frames::{FULL_PACKET, FULL_TRAIN, tcp_frame, tcp_packet};
+pub use frames::{FULL_PACKET, FULL_TRAIN, tcp_frame, tcp_packet, turned_around};
 pub use pair::{Pair, Side};
 pub use sessions::connected_sessions;
 

@@ -54,7 +54,7 @@ impl<I: Identity> Side<I> {
         let mut side = Self {
             tunnel: Tunnel::new(TunnelConfig::default()),
             queue: GsoQueue::default(),
-            address: peer(i),
+            other: peer(1 - i),
         };
         let peer_update = PeerUpdate {
             endpoint: Some(side.other.remote),

@@ -2,7 +2,9 @@
 #![forbid(unsafe_code)]
 
 mod cargo;
+mod compare;
 mod demo;
+mod measure;
 mod modes;
 mod table;
 mod test;
@@ -27,6 +29,8 @@ enum Command {
     Test(test::Test),
     /// Carry a gigabyte of TCP through two real daemons in each mode, and show what batching buys.
     Demo(demo::Demo),
+    /// Measure Volley and every other implementation that is installed, in turn, and say whether the goals are met.
+    Compare(compare::Compare),
 }
 
 fn main() -> ExitCode {
@@ -34,6 +38,7 @@ fn main() -> ExitCode {
         Command::Tidy(tidy) => tidy.run(),
         Command::Test(test) => test.run(),
         Command::Demo(demo) => demo.run(),
+        Command::Compare(compare) => compare.run(),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

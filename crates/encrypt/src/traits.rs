@@ -106,7 +106,7 @@ pub enum Reject {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Opened {
-    /// `out[..len]` is an IP packet, already trimmed of padding to the length in its own header.
+    /// `out[..len]` is an IP packet with a whole header, already trimmed of padding to the length in its own header.
     Packet {
         /// Bytes of the packet.
         len: usize,
@@ -156,8 +156,9 @@ pub enum TimerAction {
         /// True if it is a handshake initiation.
         initiation: bool,
     },
-    /// The handshake was given up (90 s without an answer) or the session is dead. Packets waiting for
-    /// it should be dropped; the next packet starts a new handshake.
+    /// The handshake was given up (90 s without an answer), or the session became too old with no
+    /// handshake under way. Said once. Packets waiting for it should be dropped; the next packet starts a
+    /// new handshake.
     Expired,
 }
 
@@ -186,11 +187,21 @@ pub trait Identity: Sized {
 }
 
 /// A session with one peer: its handshakes, its keys, its timers.
+///
+/// # Threads
+/// The methods take `&mut self`, so that a backend for one thread needs no locks. That does not keep a
+/// backend from sharing: it implements this trait for a *handle*, say an `Arc` of key pairs with an atomic
+/// send counter and a lock around the replay window, and hands each thread a clone of it. `&mut self` then
+/// is exclusive access to the handle, not to what it points to. Nothing in the traits lends out memory or
+/// asks for an order between calls on different handles; `seal` alone takes a counter, and the receiver's
+/// window forgives the reordering that comes of sealing in parallel. Timers belong to one of the handles:
+/// the others may give `None` from [`poll_timeout`](Self::poll_timeout).
 pub trait Session {
-    /// True when [`seal`](Self::seal) would not answer [`SealError::NoSession`].
+    /// True when there is a session to seal with. [`seal`](Self::seal) has the last word, since it is told
+    /// the time: a session too old is noticed there, or by the timers.
     fn is_live(&self) -> bool;
 
-    /// True when an initiation is out and unanswered.
+    /// True when an initiation is out, unanswered, and not given up.
     fn is_initiating(&self) -> bool;
 
     /// Encrypts `plaintext` (already padded, §5.4.6) into `out`, which is exactly
@@ -201,7 +212,7 @@ pub trait Session {
     fn seal(&mut self, plaintext: &[u8], out: &mut [u8], now: Instant) -> Result<(), SealError>;
 
     /// Writes a handshake initiation. `None` when one is already out and not yet due for a retry, so
-    /// callers may ask for every packet that finds no session.
+    /// callers may ask for every packet that finds no session. Retries come from the timers.
     fn initiate(&mut self, out: &mut [u8; INITIATION_LEN], now: Instant) -> Option<usize>;
 
     /// Authenticates and decrypts a datagram that [`Identity::classify`] gave to this peer. `out` must
@@ -224,10 +235,11 @@ pub trait Session {
     /// they are. Turning it on makes one due at once, as does [`SessionConfig::keepalive`] in a new session.
     fn set_keepalive(&mut self, seconds: u16, now: Instant);
 
-    /// Runs what is due. Call when [`poll_timeout`](Self::poll_timeout) has passed.
+    /// Runs what is due, one thing at a time. Call when [`poll_timeout`](Self::poll_timeout) has passed;
+    /// while more is due, that stays in the past. After [`TimerAction::Idle`] it lies in the future.
     fn handle_timeout(&mut self, out: &mut [u8; MAX_CONTROL_LEN], now: Instant) -> TimerAction;
 
     /// When to call [`handle_timeout`](Self::handle_timeout) next: a conservative deadline (early is
-    /// fine, late is not), `None` when nothing is pending.
+    /// fine, late is not), `None` when nothing is pending. Any other call may bring it forward.
     fn poll_timeout(&self) -> Option<Instant>;
 }

@@ -5,8 +5,9 @@ mod common;
 use common::{Endpoint, Pair, Received, Sent, packet, private_key, secs, start};
 use encrypt::{
     Identity, KEEPALIVE_TIMEOUT, PeerIndex, REJECT_AFTER_TIME, REKEY_AFTER_TIME, REKEY_ATTEMPT_TIME, Reject,
-    SealError, Session, SessionConfig,
+    SealError, Session, SessionConfig, deterministic::InsecureIdentity,
 };
+use proptest::prelude::*;
 
 macro_rules! all {
     ($module:ident, $identity:ty) => {
@@ -22,6 +23,7 @@ macro_rules! all {
                 the_responder_does_not_renew_by_age,
                 the_initiator_renews_when_it_receives_near_the_end,
                 a_session_ends_after_three_minutes,
+                a_responder_that_never_spoke_ends_its_session_too,
                 a_session_that_ends_while_a_handshake_runs_is_not_reported,
                 an_idle_session_sends_nothing_and_comes_to_rest,
                 received_data_is_answered_within_ten_seconds,
@@ -38,6 +40,41 @@ macro_rules! all {
 
 all!(deterministic, encrypt::deterministic::InsecureIdentity);
 all!(boring, encrypt::boring::BoringIdentity);
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Waiting for the deadlines does what asking every second would do: no deadline is late.
+    #[test]
+    fn no_deadline_is_late(steps in prop::collection::vec((0u8..8, 0u64..200), 1..40)) {
+        type Log = Vec<(usize, u64, Sent)>;
+        fn simulate(steps: &[(u8, u64)], patient: bool) -> Log {
+            let mut pair = Pair::<InsecureIdentity>::new();
+            let mut log = Log::new();
+            for (at, (action, pause)) in steps.iter().enumerate() {
+                let mut up = true;
+                match action {
+                    0 | 1 => pair.try_send('a'),
+                    2 => pair.try_send('b'),
+                    3 => drop(pair.a.seal(&packet(64), pair.now)),
+                    4 => pair.a.session.set_keepalive((pause % 30) as u16, pair.now),
+                    5 => drop(pair.b.initiate(pair.now)),
+                    6 => up = false,
+                    _ => {}
+                }
+                for second in 0..*pause {
+                    let events =
+                        if patient { pair.run(secs(1), up) } else { pair.run_by_the_second(secs(1), up) };
+                    log.extend(events.into_iter().map(|(_, name, what)| {
+                        (at, second << 1 | u64::from(name == 'b'), what)
+                    }));
+                }
+            }
+            log
+        }
+        prop_assert_eq!(simulate(&steps, true), simulate(&steps, false));
+    }
+}
 
 use Sent::{Expired, Initiation, Keepalive};
 
@@ -140,6 +177,13 @@ fn a_session_ends_after_three_minutes<I: Identity>() {
     assert_eq!(pair.a.run_timers(pair.now), (vec![], 0), "reported once");
     pair.handshake();
     pair.exchange();
+}
+
+fn a_responder_that_never_spoke_ends_its_session_too<I: Identity>() {
+    let mut pair = Pair::<I>::new();
+    pair.handshake();
+    let log = pair.run(secs(200), true);
+    assert_eq!(log, [(180, 'a', Expired), (180, 'b', Expired)]);
 }
 
 fn a_session_that_ends_while_a_handshake_runs_is_not_reported<I: Identity>() {

@@ -4,6 +4,7 @@
 mod account;
 pub mod clock;
 mod daemon;
+mod ethtool;
 mod link;
 mod namespace;
 mod require;
@@ -17,7 +18,7 @@ pub use link::{InterfaceCounters, connect};
 pub use namespace::{Host, enter_user_namespace, unavailable};
 pub use require::{NOT_RUN_FILE, Need, REQUIRE_ALL, can_run, find_program, not_run};
 pub use traffic::{
-    Amount, PingReport, TcpPlan, TcpReport, TcpTransfer, UdpPlan, UdpReport, ping, udp_stream,
+    Amount, PingReport, TcpPlan, TcpReport, TcpTransfer, UdpPlan, UdpReport, ping, ping_for, udp_stream,
 };
 pub use tunnel::{Side, Tunnel, TunnelBuilder};
 pub use uapi::{DeviceConfig, PeerConfig, Uapi};

@@ -4,9 +4,10 @@ use std::time::{Duration, Instant};
 
 use encrypt::{
     DATA_OVERHEAD, INITIATION_LEN, Identity, MAX_CONTROL_LEN, PeerIndex, PresharedKey, PublicKey, SealError,
-    Session, SessionConfig, TimerAction,
+    Session, SessionConfig, TimerAction, padded_len,
 };
 use gso_queue::{AppendError, DatagramSink, Destination, Ecn};
+use tracing::{debug, trace};
 
 use crate::{
     Arrival, SinkFull,
@@ -209,6 +210,7 @@ impl<S: Session> Peer<S> {
                     self.send_control(&out[..len], now, shared, sink)?;
                 }
                 TimerAction::Expired => {
+                    debug!(peer = ?self.public_key, waiting = self.waiting.len(), "session or handshake expired");
                     shared.counters.drops.tx_handshake_expired += self.waiting.clear(&mut shared.waiting);
                 }
                 _ => return Ok(()),
@@ -251,8 +253,7 @@ impl<S: Session> Peer<S> {
         while self.waiting.copy_front(&mut shared.scratch) {
             let ecn = Inner::parse(&shared.scratch).map_or(Ecn::NotEct, |inner| inner.ecn);
             let to = Destination { ecn: inner::encapsulate_ecn(ecn), ..endpoint };
-            let len = shared.scratch.len();
-            shared.scratch.resize(len + inner::padding(len, shared.mtu), 0);
+            shared.scratch.resize(padded_len(shared.scratch.len(), shared.mtu), 0);
             match self.seal(&shared.scratch, to, now, sink)? {
                 Sealed::Sent => self.count_sent_packet(shared.scratch.len(), shared),
                 Sealed::TooBig => shared.counters.drops.tx_too_big += 1,
@@ -351,8 +352,10 @@ impl<S: Session> Peer<S> {
         if self.endpoint == Some(heard) {
             return;
         }
-        let moved = self.endpoint.is_none_or(|before| before.remote != heard.remote);
-        shared.counters.traffic.endpoints_learned += u64::from(moved);
+        if self.endpoint.is_none_or(|before| before.remote != heard.remote) {
+            trace!(peer = ?self.public_key, endpoint = %heard.remote, "endpoint learned");
+            shared.counters.traffic.endpoints_learned += 1;
+        }
         self.endpoint = Some(heard);
     }
 

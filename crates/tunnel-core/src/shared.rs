@@ -2,14 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use encrypt::PeerIndex;
+use encrypt::{PeerIndex, padded_len};
 use gso_queue::{DatagramSink, Destination};
 
 use crate::{
     Counters, SinkFull, TunnelConfig,
     control::{self, ControlMessage, ControlQueue},
     deadlines::Deadlines,
-    inner,
     waiting::WaitingBudget,
 };
 
@@ -91,12 +90,12 @@ impl Shared {
 
 /// `packet` with the zeros that go behind it before it is sealed; copied to `scratch` only if there are any.
 pub(crate) fn padded<'a>(packet: &'a [u8], mtu: usize, scratch: &'a mut Vec<u8>) -> &'a [u8] {
-    let padding = inner::padding(packet.len(), mtu);
-    if padding == 0 {
+    let len = padded_len(packet.len(), mtu);
+    if len == packet.len() {
         return packet;
     }
     scratch.clear();
     scratch.extend_from_slice(packet);
-    scratch.resize(packet.len() + padding, 0);
+    scratch.resize(len, 0);
     scratch
 }

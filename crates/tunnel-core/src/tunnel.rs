@@ -1,12 +1,14 @@
 //! The tunnel: packets and `now` in, datagrams out.
 
 use std::{
+    fmt,
     net::{IpAddr, SocketAddr},
     time::Instant,
 };
 
 use encrypt::{Classified, Identity, MAX_CONTROL_LEN, Opened, PeerIndex, PrivateKey, PublicKey, Session};
 use gso_queue::{DatagramSink, Destination, Ecn};
+use tracing::debug;
 
 use crate::{
     Counters, PeerStatus, TunnelConfig,
@@ -149,6 +151,7 @@ impl<I: Identity> Tunnel<I> {
                 traffic.responses_received += u64::from(!is_initiation && handshake);
                 traffic.keepalives_sent += u64::from(!is_initiation);
                 if handshake {
+                    debug!(peer = ?peer.public_key, initiated = !is_initiation, "handshake");
                     peer.last_handshake = Some(now);
                 }
                 let _ = peer.send_control(out.get(..len)?, now, shared, sink); // kept if the sink is full
@@ -337,5 +340,15 @@ impl<I: Identity> Tunnel<I> {
         }
         traffic.rx_packets += 1;
         Some(inner.len)
+    }
+}
+
+impl<I: Identity> fmt::Debug for Tunnel<I> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tunnel")
+            .field("public_key", &self.public_key())
+            .field("peers", &self.peer_count())
+            .field("poll_timeout", &self.poll_timeout())
+            .finish_non_exhaustive()
     }
 }

@@ -163,7 +163,11 @@ impl<I: Identity> Tunnel<I> {
         {
             peer.preshared_key = preshared_key;
             self.shared.control.forget(index);
-            peer.end_session(now, &mut self.shared);
+            if has_key {
+                peer.end_session(now, &mut self.shared);
+            } else {
+                peer.shut_down(&mut self.shared);
+            }
         }
         if let Some(remote) = update.endpoint
             && peer.endpoint.is_none_or(|endpoint| endpoint.remote != remote)

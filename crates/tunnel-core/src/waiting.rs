@@ -24,6 +24,10 @@ impl WaitingQueue {
         self.lens.is_empty()
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.lens.len()
+    }
+
     /// Queues a copy of `packet`, and drops this peer's oldest packets, or if that does not make enough
     /// room the packet itself. Gives how many were dropped.
     pub(crate) fn push(&mut self, packet: &[u8], budget: &mut WaitingBudget) -> u64 {

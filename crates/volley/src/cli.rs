@@ -4,10 +4,11 @@
 use std::process::ExitCode;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 use io_runtime::{Arrangement, RuntimeConfig};
 use tracing::level_filters::LevelFilter;
 
-use crate::{Trouble, daemon};
+use crate::{Trouble, daemon, quick, show, tools};
 
 /// A userspace WireGuard daemon that sends in volleys: one system call for many packets.
 ///
@@ -28,6 +29,33 @@ pub struct Cli {
 enum Command {
     /// Start the daemon, as the bare `volley NAME` does, whatever the name.
     Run(DaemonArgs),
+    /// Show an interface, or all: peers, which fast paths are on, and counters.
+    Show {
+        /// The interface; all if not given.
+        name: Option<String>,
+        /// For programs.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print a configuration file without what only `up` and `wg-quick` know, for `wg setconf`.
+    Strip {
+        /// A file, or NAME for /etc/wireguard/NAME.conf.
+        #[arg(value_name = "CONF")]
+        file: String,
+    },
+    /// Print a new private key.
+    Genkey,
+    /// Print the public key of the private key on stdin.
+    Pubkey,
+    /// Print a new pre-shared key.
+    Genpsk,
+    /// Print a shell's completions.
+    Completions {
+        /// The shell.
+        shell: Shell,
+    },
+    /// Print the manual page (for `man -l -`).
+    Man,
 }
 
 /// How to run the daemon.
@@ -127,6 +155,13 @@ pub fn main() -> ExitCode {
     let result = match &cli.command {
         None => daemon::start(&cli.daemon),
         Some(Command::Run(args)) => daemon::start(args),
+        Some(Command::Show { name, json }) => show::show(name.as_deref(), *json),
+        Some(Command::Strip { file }) => quick::strip(file),
+        Some(Command::Genkey) => tools::genkey(),
+        Some(Command::Pubkey) => tools::pubkey(),
+        Some(Command::Genpsk) => tools::genpsk(),
+        Some(Command::Completions { shell }) => tools::completions(*shell),
+        Some(Command::Man) => tools::man(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -14,8 +14,7 @@ use common::{eventually, lab, socket, took};
 /// The process that answers for `wg0`.
 fn daemon_pid(lab: &common::Lab) -> String {
     let found = lab.run("pgrep -x -f '.*volley.* wg0' --ns $$ --nslist net || true");
-    let pid = found.split_whitespace().next().expect("a daemon").to_owned();
-    pid
+    found.split_whitespace().next().expect("a daemon").to_owned()
 }
 
 #[test]

@@ -205,24 +205,53 @@ impl<I: Identity> Pair<I> {
             };
             self.now = self.now.max(next);
             let second = (self.now - began).as_secs();
-            for name in ['a', 'b'] {
-                let (from, to) =
-                    if name == 'a' { (&mut self.a, &mut self.b) } else { (&mut self.b, &mut self.a) };
-                let (messages, expired) = from.run_timers(self.now);
-                for message in messages {
-                    log.push((
-                        second,
-                        name,
-                        if message[0] == 1 { Sent::Initiation } else { Sent::Keepalive },
-                    ));
-                    if up {
-                        deliver(from, to, message, self.now);
-                    }
-                }
-                log.extend((0..expired).map(|_| (second, name, Sent::Expired)));
-            }
+            log.extend(self.tick(up).into_iter().map(|(name, what)| (second, name, what)));
         }
         panic!("the timers never come to rest");
+    }
+
+    /// As [`run`](Self::run), but asks at every second, whatever the deadlines.
+    pub fn run_by_the_second(&mut self, time: Duration, up: bool) -> Vec<(u64, char, Sent)> {
+        let mut log = Vec::new();
+        for second in 0..=time.as_secs() {
+            log.extend(self.tick(up).into_iter().map(|(name, what)| (second, name, what)));
+            if second < time.as_secs() {
+                self.advance(secs(1));
+            }
+        }
+        log
+    }
+
+    fn tick(&mut self, up: bool) -> Vec<(char, Sent)> {
+        let mut log = Vec::new();
+        for name in ['a', 'b'] {
+            let now = self.now;
+            let (from, to) = self.from(name);
+            let (messages, expired) = from.run_timers(now);
+            for message in messages {
+                log.push((name, if message[0] == 1 { Sent::Initiation } else { Sent::Keepalive }));
+                if up {
+                    deliver(from, to, message, now);
+                }
+            }
+            log.extend((0..expired).map(|_| (name, Sent::Expired)));
+        }
+        log
+    }
+
+    /// Sends a packet from one side to the other, or an initiation if there is no session.
+    pub fn try_send(&mut self, name: char) {
+        let now = self.now;
+        let (from, to) = self.from(name);
+        let datagram = from.seal(&packet(64), now).ok().or_else(|| from.initiate(now));
+        if let Some(datagram) = datagram {
+            deliver(from, to, datagram, now);
+        }
+    }
+
+    /// The endpoint of this name, and the other one.
+    fn from(&mut self, name: char) -> (&mut Endpoint<I>, &mut Endpoint<I>) {
+        if name == 'a' { (&mut self.a, &mut self.b) } else { (&mut self.b, &mut self.a) }
     }
 }
 

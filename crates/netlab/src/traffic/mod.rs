@@ -5,6 +5,6 @@ mod ping;
 mod tcp;
 mod udp;
 
-pub use ping::{PingReport, ping};
+pub use ping::{PingReport, ping, ping_for};
 pub use tcp::{Amount, TcpPlan, TcpReport, TcpTransfer};
 pub use udp::{UdpPlan, UdpReport, udp_stream};

@@ -42,6 +42,13 @@ impl PingReport {
         let rank = (self.times.len() * percent).div_ceil(100).max(1);
         self.times.get(rank - 1).copied()
     }
+
+    /// The same over all requests: the unanswered ones took longer than any answer, so `None` when the rank falls
+    /// among them.
+    pub fn percentile_of_sent(&self, percent: usize) -> Option<Duration> {
+        let rank = (self.sent * percent).div_ceil(100).max(1);
+        self.times.get(rank - 1).copied()
+    }
 }
 
 /// Sends `count` ICMP echo requests, one per `interval` (or later, when an answer takes longer).
@@ -49,20 +56,31 @@ impl PingReport {
 /// # Errors
 /// When the address cannot be reached at all. Lost requests are no error.
 pub fn ping(from: &Host, to: IpAddr, count: usize, interval: Duration) -> Result<PingReport> {
-    from.spawn_thread(move || ping_here(to, count, interval)).join().expect("pinging does not panic")
+    let more = move |sent, _elapsed| sent < count;
+    from.spawn_thread(move || ping_here(to, interval, more)).join().expect("pinging does not panic")
 }
 
-fn ping_here(to: IpAddr, count: usize, interval: Duration) -> Result<PingReport> {
+/// The same for a time instead of a number.
+///
+/// # Errors
+/// As [`ping`].
+pub fn ping_for(from: &Host, to: IpAddr, time: Duration, interval: Duration) -> Result<PingReport> {
+    let more = move |_sent, elapsed| elapsed < time;
+    from.spawn_thread(move || ping_here(to, interval, more)).join().expect("pinging does not panic")
+}
+
+fn ping_here(to: IpAddr, interval: Duration, more: impl Fn(usize, Duration) -> bool) -> Result<PingReport> {
     let (domain, protocol) = match to {
         IpAddr::V4(_) => (Domain::IPV4, Protocol::ICMPV4),
         IpAddr::V6(_) => (Domain::IPV6, Protocol::ICMPV6),
     };
     let mut socket = Socket::new(domain, Type::RAW, Some(protocol)).context("raw ICMP socket")?;
     socket.connect(&SocketAddr::new(to, 0).into()).with_context(|| format!("no route to {to}"))?;
-    let mut report = PingReport { times: Vec::with_capacity(count), sent: 0 };
-    for sequence in 0..count {
+    let mut report = PingReport { times: Vec::new(), sent: 0 };
+    let began = clock::now();
+    while more(report.sent, began.elapsed()) {
         let started = clock::now();
-        let request = echo_request(to, sequence as u16);
+        let request = echo_request(to, report.sent as u16);
         report.sent += 1;
         match socket.send(&request) {
             Ok(_) => report.times.extend(answer(&mut socket, &request, started)?),
@@ -146,6 +164,9 @@ mod tests {
         assert_eq!(report.percentile(50), Some(Duration::from_millis(50)));
         assert_eq!(report.percentile(99), Some(Duration::from_millis(99)));
         assert_eq!(PingReport { times: Vec::new(), sent: 3 }.percentile(50), None);
+        let lossy = PingReport { sent: 102, ..report };
+        assert_eq!(lossy.percentile_of_sent(50), Some(Duration::from_millis(51)));
+        assert_eq!(lossy.percentile_of_sent(99), None);
     }
 
     #[test]

@@ -81,16 +81,16 @@ impl LinuxTun {
     /// Makes it non-blocking and close-on-exec. If it was opened without `IFF_VNET_HDR`, frames carry a
     /// header of zeros and there are no offloads.
     ///
+    /// It must have been opened with `IFF_NO_PI`. That cannot be checked: TUNGETIFF says the same bit for
+    /// "no socket filter".
+    ///
     /// # Errors
-    /// `NotTun` if it is no TUN device or has packet-information headers; `System` otherwise.
+    /// `NotTun` if it is no TUN device; what [`Self::create`] fails with if the options cannot be applied.
     pub fn from_fd(fd: OwnedFd, options: &TunOptions) -> Result<Self, Error> {
         let (name, flags) =
             sys::interface(fd.as_fd()).map_err(|_| Error::NotTun("it is attached to no TUN interface"))?;
         if !flags.has(libc::IFF_TUN) {
             return Err(Error::NotTun("it is a TAP device, which carries Ethernet"));
-        }
-        if !flags.has(libc::IFF_NO_PI) {
-            return Err(Error::NotTun("it was opened without IFF_NO_PI"));
         }
         prepare_descriptor(fd.as_fd()).map_err(|errno| system("fcntl", &name, errno.into()))?;
         let tun = Self::attached(File::from(fd), name, flags.has(libc::IFF_VNET_HDR))?;

@@ -1,6 +1,8 @@
 //! Packets for tests, and a checker that shares no code with the crate.
 #![allow(dead_code, reason = "every test file uses its own part")]
 
+pub(crate) mod namespace;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 pub(crate) const FIN: u8 = 0x01;

@@ -1,21 +1,27 @@
 //! Prefixes move between peers, and traffic with them.
 
-use encrypt::{PublicKey, deterministic::InsecureIdentity};
+use encrypt::{Identity, PublicKey};
 use gso_queue::Ecn;
 use ipnet::IpNet;
-use tunnel_core::{PeerUpdate, TunnelConfig};
+use tunnel_core::PeerUpdate;
 
-use crate::world::{A, B, World, add, packet, ping, take};
+use crate::world::{A, B, World, add, on_every_backend, packet, ping, take};
+
+on_every_backend! {
+    traffic_follows_a_prefix_to_its_new_peer,
+    removing_a_peer_frees_its_prefixes,
+    changes_apply_in_order_and_host_bits_are_masked,
+    prefixes_of_a_live_peer_change_without_losing_the_session,
+}
 
 const THIRD: PublicKey = PublicKey::from_bytes([9; 32]);
 
-fn listed(world: &World<InsecureIdentity>, key: &PublicKey) -> Vec<String> {
+fn listed<I: Identity>(world: &World<I>, key: &PublicKey) -> Vec<String> {
     world.nodes[A].peer(key).allowed_ips.iter().map(IpNet::to_string).collect()
 }
 
-#[test]
-fn traffic_follows_a_prefix_to_its_new_peer() {
-    let mut world: World<InsecureIdentity> = World::connected_with(TunnelConfig::default());
+fn traffic_follows_a_prefix_to_its_new_peer<I: Identity>() {
+    let mut world: World<I> = World::connected();
     let to_b = packet("10.0.0.1", "10.0.0.2", Ecn::NotEct, b"to whom?");
     world.send(A, &to_b); // the route is cached now
     world.settle();
@@ -36,9 +42,8 @@ fn traffic_follows_a_prefix_to_its_new_peer() {
     assert_eq!(world.nodes[A].count("rx_bad_source"), 1);
 }
 
-#[test]
-fn removing_a_peer_frees_its_prefixes() {
-    let mut world = World::pair();
+fn removing_a_peer_frees_its_prefixes<I: Identity>() {
+    let mut world: World<I> = World::pair();
     let mut peer = world.about(B);
     peer.remove = true;
     world.update(A, peer);
@@ -49,9 +54,8 @@ fn removing_a_peer_frees_its_prefixes() {
     assert_eq!(world.nodes[A].drops(), [("tx_no_route", 1), ("tx_no_endpoint", 1)]);
 }
 
-#[test]
-fn changes_apply_in_order_and_host_bits_are_masked() {
-    let mut world = World::pair();
+fn changes_apply_in_order_and_host_bits_are_masked<I: Identity>() {
+    let mut world: World<I> = World::pair();
     let b = world.nodes[B].public_key();
     let mut peer = world.about(B);
     peer.allowed_ips = vec![add("10.1.2.3/8"), add("fd01::5/64"), take("10.9.9.9/8"), take("1.1.1.1/32")];
@@ -70,9 +74,8 @@ fn changes_apply_in_order_and_host_bits_are_masked() {
     assert_eq!(listed(&world, &b), ["0.0.0.0/0", "::/0"], "only its owner can lose a prefix by removal");
 }
 
-#[test]
-fn prefixes_of_a_live_peer_change_without_losing_the_session() {
-    let mut world: World<InsecureIdentity> = World::connected_with(TunnelConfig::default());
+fn prefixes_of_a_live_peer_change_without_losing_the_session<I: Identity>() {
+    let mut world: World<I> = World::connected();
     let mut peer = world.about(B);
     peer.replace_allowed_ips = true;
     peer.allowed_ips = vec![add("0.0.0.0/0")];

@@ -1,16 +1,22 @@
 //! Congestion marks cross the tunnel in both directions (RFC 6040).
 
-use encrypt::deterministic::InsecureIdentity;
+use encrypt::Identity;
 use gso_queue::Ecn;
-use tunnel_core::{Arrival, TunnelConfig};
+use tunnel_core::Arrival;
 
-use crate::world::{A, B, World, ones_complement_sum, packet};
+use crate::world::{A, B, World, on_every_backend, ones_complement_sum, packet};
+
+on_every_backend! {
+    the_outer_header_carries_the_inner_mark_and_control_messages_none,
+    congestion_on_the_way_reaches_the_inner_header,
+    congestion_signalled_to_one_who_does_not_listen_drops_the_packet,
+    marks_that_are_not_congestion_leave_a_deaf_packet_alone,
+}
 
 const ADDRESSES: [(&str, &str); 2] = [("10.0.0.1", "10.0.0.2"), ("fd00::1", "fd00::2")];
 
-#[test]
-fn the_outer_header_carries_the_inner_mark_and_control_messages_none() {
-    let mut world: World<InsecureIdentity> = World::pair_with(TunnelConfig::default());
+fn the_outer_header_carries_the_inner_mark_and_control_messages_none<I: Identity>() {
+    let mut world: World<I> = World::pair();
     world.send(A, &packet("10.0.0.1", "10.0.0.2", Ecn::Ect0, b"waits"));
     assert_eq!(world.nodes[A].sink[0].0.ecn, Ecn::NotEct, "an initiation");
     world.settle();
@@ -23,10 +29,9 @@ fn the_outer_header_carries_the_inner_mark_and_control_messages_none() {
     }
 }
 
-#[test]
-fn congestion_on_the_way_reaches_the_inner_header() {
+fn congestion_on_the_way_reaches_the_inner_header<I: Identity>() {
     for (source, destination) in ADDRESSES {
-        let mut world: World<InsecureIdentity> = World::connected_with(TunnelConfig::default());
+        let mut world: World<I> = World::connected();
         for ecn in [Ecn::Ect0, Ecn::Ect1, Ecn::Ce] {
             world.send(A, &packet(source, destination, ecn, b"mark"));
             let datagram = world.intercept(A).remove(0);
@@ -41,9 +46,8 @@ fn congestion_on_the_way_reaches_the_inner_header() {
     }
 }
 
-#[test]
-fn congestion_signalled_to_one_who_does_not_listen_drops_the_packet() {
-    let mut world: World<InsecureIdentity> = World::connected_with(TunnelConfig::default());
+fn congestion_signalled_to_one_who_does_not_listen_drops_the_packet<I: Identity>() {
+    let mut world: World<I> = World::connected();
     world.send(A, &packet("10.0.0.1", "10.0.0.2", Ecn::NotEct, b"deaf"));
     let datagram = world.intercept(A).remove(0);
     let marked = Arrival { ecn: Ecn::Ce, ..datagram.arrival() };
@@ -51,9 +55,8 @@ fn congestion_signalled_to_one_who_does_not_listen_drops_the_packet() {
     assert_eq!(world.nodes[B].drops(), [("rx_ecn", 1)]);
 }
 
-#[test]
-fn marks_that_are_not_congestion_leave_a_deaf_packet_alone() {
-    let mut world: World<InsecureIdentity> = World::connected_with(TunnelConfig::default());
+fn marks_that_are_not_congestion_leave_a_deaf_packet_alone<I: Identity>() {
+    let mut world: World<I> = World::connected();
     for outer in [Ecn::NotEct, Ecn::Ect0, Ecn::Ect1] {
         world.send(A, &packet("10.0.0.1", "10.0.0.2", Ecn::NotEct, b"deaf"));
         let datagram = world.intercept(A).remove(0);

@@ -1,13 +1,18 @@
 //! Handshakes that are never answered, sessions that die, and their revival.
 
-use encrypt::{REKEY_ATTEMPT_TIME, REKEY_TIMEOUT, deterministic::InsecureIdentity};
-use tunnel_core::TunnelConfig;
+use encrypt::{Identity, REKEY_ATTEMPT_TIME, REKEY_TIMEOUT};
 
-use crate::world::{A, B, Kind, World, kinds, ping, seconds};
+use crate::world::{A, B, Kind, World, kinds, on_every_backend, ping, seconds};
 
-#[test]
-fn an_unanswered_handshake_is_retried_then_given_up_with_what_waited() {
-    let mut world = World::pair();
+on_every_backend! {
+    an_unanswered_handshake_is_retried_then_given_up_with_what_waited,
+    a_packet_after_a_long_silence_starts_a_new_session_and_is_not_lost,
+    a_peer_that_restarted_is_found_again,
+    data_without_an_answer_is_answered_by_a_passive_keepalive,
+}
+
+fn an_unanswered_handshake_is_retried_then_given_up_with_what_waited<I: Identity>() {
+    let mut world: World<I> = World::pair();
     world.nodes[B].unplugged = true;
     world.send(A, &ping(A, B, 1));
     world.send(A, &ping(A, B, 2));
@@ -24,9 +29,8 @@ fn an_unanswered_handshake_is_retried_then_given_up_with_what_waited() {
     assert_eq!(world.nodes[B].delivered, [ping(A, B, 3)]);
 }
 
-#[test]
-fn a_packet_after_a_long_silence_starts_a_new_session_and_is_not_lost() {
-    let mut world: World<InsecureIdentity> = World::connected_with(TunnelConfig::default());
+fn a_packet_after_a_long_silence_starts_a_new_session_and_is_not_lost<I: Identity>() {
+    let mut world: World<I> = World::connected();
     for (serial, silence) in [(1, 179), (2, 181), (3, 600), (4, 100_000)] {
         world.drive(seconds(silence));
         world.send(A, &ping(A, B, serial));
@@ -37,10 +41,9 @@ fn a_packet_after_a_long_silence_starts_a_new_session_and_is_not_lost() {
     assert_eq!(world.nodes[B].drops(), []);
 }
 
-#[test]
-fn a_peer_that_restarted_is_found_again() {
-    let mut world: World<InsecureIdentity> = World::connected_with(TunnelConfig::default());
-    let mut restarted: World<InsecureIdentity> = World::pair_with(TunnelConfig::default());
+fn a_peer_that_restarted_is_found_again<I: Identity>() {
+    let mut world: World<I> = World::connected();
+    let mut restarted: World<I> = World::pair();
     world.nodes[B] = restarted.nodes.remove(B);
     world.send(A, &ping(A, B, 1));
     world.drive(seconds(16)); // silence after data: KEEPALIVE_TIMEOUT + REKEY_TIMEOUT
@@ -50,9 +53,8 @@ fn a_peer_that_restarted_is_found_again() {
     assert_eq!(world.nodes[B].delivered, [ping(A, B, 2)]);
 }
 
-#[test]
-fn data_without_an_answer_is_answered_by_a_passive_keepalive() {
-    let mut world: World<InsecureIdentity> = World::connected_with(TunnelConfig::default());
+fn data_without_an_answer_is_answered_by_a_passive_keepalive<I: Identity>() {
+    let mut world: World<I> = World::connected();
     world.send(A, &ping(A, B, 1));
     world.drive(seconds(60));
     assert_eq!(kinds(&world.wire), [Kind::Data, Kind::Keepalive], "and the keepalive by nothing");

@@ -1,14 +1,24 @@
 //! The first packet brings up a session; data flows both ways.
 
-use encrypt::{Identity, deterministic::InsecureIdentity};
+use encrypt::Identity;
 use gso_queue::{AppendError, DatagramSink, Destination, Ecn};
 use tunnel_core::TunnelConfig;
 
-use crate::world::{A, B, Kind, World, kinds, packet, ping};
+use crate::world::{A, B, Kind, World, kinds, on_every_backend, packet, ping};
 
-#[test]
-fn the_first_packet_brings_up_a_session_and_follows_it() {
-    let mut world = World::pair();
+on_every_backend! {
+    the_first_packet_brings_up_a_session_and_follows_it,
+    bytes_and_packets_are_counted_alike_on_both_sides,
+    packets_are_padded_to_16_bytes_but_never_past_the_mtu,
+    padding_and_trailing_bytes_do_not_reach_the_other_side,
+    what_cannot_be_sent_is_dropped_with_its_reason,
+    a_packet_longer_than_a_datagram_is_dropped_and_counted,
+    both_sides_may_initiate_at_the_same_moment,
+    carries_both_families_both_ways,
+}
+
+fn the_first_packet_brings_up_a_session_and_follows_it<I: Identity>() {
+    let mut world: World<I> = World::pair();
     world.send(A, &ping(A, B, 1));
     world.settle();
     assert_eq!(kinds(&world.wire), [Kind::Initiation, Kind::Response, Kind::Keepalive, Kind::Data]);
@@ -23,14 +33,13 @@ fn the_first_packet_brings_up_a_session_and_follows_it() {
     assert_eq!(world.nodes[B].drops(), []);
 }
 
-#[test]
-fn bytes_and_packets_are_counted_alike_on_both_sides() {
-    let mut world = World::pair();
+fn bytes_and_packets_are_counted_alike_on_both_sides<I: Identity>() {
+    let mut world: World<I> = World::pair();
     for serial in 0..10 {
         world.send(A, &ping(A, B, serial));
         world.settle();
     }
-    let on_the_wire = |from: usize, world: &World<InsecureIdentity>| -> u64 {
+    let on_the_wire = |from: usize, world: &World<I>| -> u64 {
         let sent = world.wire.iter().filter(|d| d.from == world.nodes[from].address);
         sent.map(|d| d.bytes.len() as u64).sum()
     };
@@ -51,11 +60,10 @@ fn bytes_and_packets_are_counted_alike_on_both_sides() {
     assert_eq!(world.nodes[B].count("keepalives_received"), 1);
 }
 
-#[test]
-fn packets_are_padded_to_16_bytes_but_never_past_the_mtu() {
+fn packets_are_padded_to_16_bytes_but_never_past_the_mtu<I: Identity>() {
     let config = TunnelConfig { mtu: 1420, ..TunnelConfig::default() };
-    let mut world: World<InsecureIdentity> = World::connected_with(config);
-    let sealed_len = |world: &mut World<_>, payload: usize| {
+    let mut world: World<I> = World::connected_with(config);
+    let sealed_len = |world: &mut World<I>, payload: usize| {
         world.send(A, &packet("10.0.0.1", "10.0.0.2", Ecn::NotEct, &vec![7; payload]));
         world.intercept(A)[0].bytes.len() - 32
     };
@@ -68,9 +76,8 @@ fn packets_are_padded_to_16_bytes_but_never_past_the_mtu() {
     assert_eq!(sealed_len(&mut world, 1390), 1424);
 }
 
-#[test]
-fn padding_and_trailing_bytes_do_not_reach_the_other_side() {
-    let mut world = World::pair();
+fn padding_and_trailing_bytes_do_not_reach_the_other_side<I: Identity>() {
+    let mut world: World<I> = World::pair();
     let mut with_trailer = ping(A, B, 5);
     with_trailer.extend([0xee; 9]);
     world.send(A, &with_trailer);
@@ -80,9 +87,8 @@ fn padding_and_trailing_bytes_do_not_reach_the_other_side() {
     assert_eq!(world.nodes[B].delivered, [ping(A, B, 5), ping(A, B, 5)], "queued, then sealed directly");
 }
 
-#[test]
-fn what_cannot_be_sent_is_dropped_with_its_reason() {
-    let mut world = World::pair();
+fn what_cannot_be_sent_is_dropped_with_its_reason<I: Identity>() {
+    let mut world: World<I> = World::pair();
     world.send(A, &[]);
     world.send(A, &[0x45; 10]);
     world.send(A, &packet("10.0.0.1", "10.0.0.77", Ecn::NotEct, b"nobody"));
@@ -92,8 +98,7 @@ fn what_cannot_be_sent_is_dropped_with_its_reason() {
     assert!(world.intercept(A).is_empty() && world.intercept(B).is_empty());
 }
 
-#[test]
-fn a_packet_longer_than_a_datagram_is_dropped_and_counted() {
+fn a_packet_longer_than_a_datagram_is_dropped_and_counted<I: Identity>() {
     /// Takes what UDP over IPv4 takes.
     struct Udp;
     impl DatagramSink for Udp {
@@ -109,15 +114,14 @@ fn a_packet_longer_than_a_datagram_is_dropped_and_counted() {
             fill(&mut vec![0; len]).map_err(AppendError::Fill)
         }
     }
-    let mut world: World<InsecureIdentity> = World::connected_with(TunnelConfig::default());
+    let mut world: World<I> = World::connected();
     let long = packet("10.0.0.1", "10.0.0.2", Ecn::NotEct, &vec![0; 65_535 - 20]);
     world.nodes[A].tunnel.send(&long, world.now, &mut Udp).unwrap();
     assert_eq!(world.nodes[A].drops(), [("tx_too_big", 1)]);
 }
 
-#[test]
-fn both_sides_may_initiate_at_the_same_moment() {
-    let mut world = World::pair();
+fn both_sides_may_initiate_at_the_same_moment<I: Identity>() {
+    let mut world: World<I> = World::pair();
     let mut peer = world.about(A);
     peer.endpoint = Some(world.nodes[A].address);
     world.update(B, peer);
@@ -128,14 +132,8 @@ fn both_sides_may_initiate_at_the_same_moment() {
     assert_eq!(world.nodes[A].delivered, [ping(B, A, 2)]);
 }
 
-#[test]
-fn the_deterministic_backend_carries_both_families_both_ways() {
-    carries_both_families_both_ways::<InsecureIdentity>();
-}
-
-/// Runs on any backend.
-pub(crate) fn carries_both_families_both_ways<I: Identity>() {
-    let mut world: World<I> = World::pair_with(TunnelConfig::default());
+fn carries_both_families_both_ways<I: Identity>() {
+    let mut world: World<I> = World::pair();
     for len in [0, 1, 15, 16, 17, 500, 1379, 1380] {
         let payload: Vec<u8> = (0..len).map(|i| i as u8).collect();
         for (from, to) in [(A, B), (B, A)] {

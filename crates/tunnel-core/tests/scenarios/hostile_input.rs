@@ -1,25 +1,29 @@
 //! Whatever comes in, nothing panics, nothing grows, and what is dropped is counted.
 
-use encrypt::deterministic::InsecureIdentity;
+use encrypt::{Identity, boring::BoringIdentity, deterministic::InsecureIdentity};
 use gso_queue::Ecn;
 use proptest::prelude::*;
-use tunnel_core::{Arrival, TunnelConfig};
+use tunnel_core::Arrival;
 
-use crate::world::{A, B, Datagram, Kind, World, kinds, packet, ping};
+use crate::world::{A, B, Datagram, Kind, World, kinds, on_every_backend, packet, ping};
 
-fn connected() -> World<InsecureIdentity> {
-    World::connected_with(TunnelConfig::default())
+on_every_backend! {
+    truncated_lengthened_and_flipped_datagrams_are_dropped_and_counted,
+    replayed_datagrams_are_dropped_and_counted,
+    handshakes_from_strangers_are_dropped_and_counted,
+    a_buffer_smaller_than_the_datagram_drops_it_and_the_session_survives,
+    authenticated_garbage_is_not_delivered,
 }
 
-fn total_drops(world: &World<InsecureIdentity>, node: usize) -> u64 {
+fn total_drops<I: Identity>(world: &World<I>, node: usize) -> u64 {
     world.nodes[node].drops().iter().map(|(_, value)| value).sum()
 }
 
 /// One genuine datagram of every kind towards B, none of which B has seen.
-fn one_of_each(world: &mut World<InsecureIdentity>) -> Vec<Datagram> {
+fn one_of_each<I: Identity>(world: &mut World<I>) -> Vec<Datagram> {
     world.send(A, &ping(A, B, 7));
     let mut datagrams = world.intercept(A);
-    let mut other = World::pair();
+    let mut other: World<I> = World::pair();
     other.send(A, &ping(A, B, 8));
     datagrams.extend(other.intercept(A));
     let initiation = &datagrams[1];
@@ -29,9 +33,8 @@ fn one_of_each(world: &mut World<InsecureIdentity>) -> Vec<Datagram> {
     datagrams
 }
 
-#[test]
-fn truncated_lengthened_and_flipped_datagrams_are_dropped_and_counted() {
-    let mut world = connected();
+fn truncated_lengthened_and_flipped_datagrams_are_dropped_and_counted<I: Identity>() {
+    let mut world: World<I> = World::connected();
     let mut expected = 0;
     let delivered = world.nodes[B].delivered.len();
     for datagram in one_of_each(&mut world) {
@@ -60,9 +63,8 @@ fn truncated_lengthened_and_flipped_datagrams_are_dropped_and_counted() {
     assert_eq!(world.intercept(B), [], "none was answered");
 }
 
-#[test]
-fn replayed_datagrams_are_dropped_and_counted() {
-    let mut world = World::pair();
+fn replayed_datagrams_are_dropped_and_counted<I: Identity>() {
+    let mut world: World<I> = World::pair();
     world.send(A, &ping(A, B, 1));
     world.settle();
     let wire: Vec<Datagram> = world.wire.drain(..).collect();
@@ -75,10 +77,9 @@ fn replayed_datagrams_are_dropped_and_counted() {
     assert!(world.intercept(A).is_empty() && world.intercept(B).is_empty());
 }
 
-#[test]
-fn handshakes_from_strangers_are_dropped_and_counted() {
-    let mut world = connected();
-    let mut stranger: World<InsecureIdentity> = World::pair_with(TunnelConfig::default());
+fn handshakes_from_strangers_are_dropped_and_counted<I: Identity>() {
+    let mut world: World<I> = World::connected();
+    let mut stranger: World<I> = World::pair();
     let key = encrypt::PrivateKey::from_bytes([66; 32]);
     let update = tunnel_core::TunnelUpdate { private_key: Some(Some(key)), ..Default::default() };
     stranger.try_update(A, update).unwrap();
@@ -89,9 +90,8 @@ fn handshakes_from_strangers_are_dropped_and_counted() {
     assert_eq!(world.intercept(B), []);
 }
 
-#[test]
-fn a_buffer_smaller_than_the_datagram_drops_it_and_the_session_survives() {
-    let mut world = connected();
+fn a_buffer_smaller_than_the_datagram_drops_it_and_the_session_survives<I: Identity>() {
+    let mut world: World<I> = World::connected();
     world.send(A, &packet("10.0.0.1", "10.0.0.2", Ecn::NotEct, &[1; 1000]));
     let datagram = world.intercept(A).remove(0);
     let now = world.now;
@@ -105,14 +105,23 @@ fn a_buffer_smaller_than_the_datagram_drops_it_and_the_session_survives() {
     assert!(world.arrive(B, &datagram.bytes, datagram.arrival()).is_some(), "nothing was consumed");
 }
 
-#[test]
-fn authenticated_garbage_is_not_delivered() {
+fn authenticated_garbage_is_not_delivered<I: Identity>() {
     // A peer can put anything inside: here, packets whose own length is a lie.
-    let mut world = connected();
+    let mut world: World<I> = World::connected();
     let mut lie = ping(A, B, 1);
     lie[3] += 200;
     world.send(A, &lie);
     assert_eq!(world.nodes[A].drops(), [("tx_malformed", 1)], "we do not even send it");
+}
+
+fn refuses_all<I: Identity>(datagrams: &[Vec<u8>], ecn: Ecn) {
+    let mut world: World<I> = World::connected();
+    let from = Arrival { ecn, ..Arrival::from(world.nodes[A].address) };
+    for datagram in datagrams {
+        assert_eq!(world.arrive(B, datagram, from), None);
+    }
+    assert_eq!(total_drops(&world, B), datagrams.len() as u64);
+    assert_eq!(world.intercept(B), []);
 }
 
 fn mutated() -> impl Strategy<Value = (usize, Vec<(usize, u8)>, usize)> {
@@ -120,23 +129,21 @@ fn mutated() -> impl Strategy<Value = (usize, Vec<(usize, u8)>, usize)> {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))] // each case makes tunnels and handshakes
+
     #[test]
     fn arbitrary_datagrams_never_panic_and_are_counted_or_delivered(
         datagrams in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..300), 1..20),
         ecn in 0u8..4,
     ) {
-        let mut world = connected();
-        let from = Arrival { ecn: Ecn::from_bits(ecn), ..Arrival::from(world.nodes[A].address) };
-        for datagram in &datagrams {
-            prop_assert_eq!(world.arrive(B, datagram, from), None);
-        }
-        prop_assert_eq!(total_drops(&world, B), datagrams.len() as u64);
-        prop_assert!(world.intercept(B).is_empty());
+        let ecn = Ecn::from_bits(ecn);
+        refuses_all::<InsecureIdentity>(&datagrams, ecn);
+        refuses_all::<BoringIdentity>(&datagrams, ecn);
     }
 
     #[test]
     fn mutated_datagrams_never_panic_and_the_tunnel_still_works(steps in proptest::collection::vec(mutated(), 1..30)) {
-        let mut world = connected();
+        let mut world: World<InsecureIdentity> = World::connected();
         let genuine = one_of_each(&mut world);
         for (which, flips, len) in steps {
             let datagram = &genuine[which];
@@ -162,7 +169,7 @@ proptest! {
     fn arbitrary_packets_never_panic_and_are_sent_or_counted(
         packets in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..200), 1..20),
     ) {
-        let mut world = connected();
+        let mut world: World<InsecureIdentity> = World::connected();
         let mut peer = world.about(B);
         peer.allowed_ips = vec![crate::world::add("0.0.0.0/0"), crate::world::add("::/0")];
         world.update(A, peer);

@@ -1,7 +1,7 @@
 //! Thousands of peers that have nothing to do cost nothing.
 
 use encrypt::{PrivateKey, PublicKey};
-use tunnel_core::{PeerUpdate, TunnelConfig, TunnelUpdate};
+use tunnel_core::{PeerUpdate, TunnelUpdate};
 
 use crate::{
     probe::{self, ProbeIdentity},
@@ -25,7 +25,7 @@ fn crowd() -> Vec<PeerUpdate> {
 
 #[test]
 fn peers_that_never_spoke_have_no_session_and_are_never_touched() {
-    let mut world: World<ProbeIdentity> = World::connected_with(TunnelConfig::default());
+    let mut world: World<ProbeIdentity> = World::connected();
     let sessions = probe::sessions();
     let update = TunnelUpdate { peers: crowd(), ..TunnelUpdate::default() };
     world.try_update(A, update).unwrap();
@@ -43,7 +43,7 @@ fn peers_that_never_spoke_have_no_session_and_are_never_touched() {
 
 #[test]
 fn peers_that_fell_silent_are_touched_only_when_due() {
-    let mut world: World<ProbeIdentity> = World::connected_with(TunnelConfig::default());
+    let mut world: World<ProbeIdentity> = World::connected();
     let crowd: Vec<PeerUpdate> = crowd().into_iter().take(1000).collect();
     world.try_update(A, TunnelUpdate { peers: crowd, ..TunnelUpdate::default() }).unwrap();
     for n in 0..1000_u32 {
@@ -61,7 +61,7 @@ fn peers_that_fell_silent_are_touched_only_when_due() {
 
 #[test]
 fn ten_thousand_peers_can_be_replaced_and_rekeyed() {
-    let mut world: World<ProbeIdentity> = World::pair_with(TunnelConfig::default());
+    let mut world: World<ProbeIdentity> = World::pair();
     let sessions = probe::sessions();
     for _ in 0..3 {
         let update = TunnelUpdate {

@@ -1,17 +1,23 @@
 //! Changing the private key renews every session and keeps everything else.
 
-use encrypt::{PrivateKey, deterministic::InsecureIdentity};
-use tunnel_core::{PeerUpdate, TunnelConfig, TunnelUpdate};
+use encrypt::{Identity, PrivateKey};
+use tunnel_core::{PeerUpdate, TunnelUpdate};
 
-use crate::world::{A, B, Kind, World, add, kinds, ping, seconds};
+use crate::world::{A, B, Kind, World, add, kinds, on_every_backend, ping, seconds};
 
-fn set_key(world: &mut World<InsecureIdentity>, node: usize, key: Option<PrivateKey>) {
+on_every_backend! {
+    a_new_key_ends_the_sessions_and_keeps_counters_endpoints_and_prefixes,
+    packets_that_wait_survive_a_new_key,
+    without_a_key_the_tunnel_is_silent_and_says_why,
+    taking_a_peers_key_removes_that_peer,
+}
+
+fn set_key<I: Identity>(world: &mut World<I>, node: usize, key: Option<PrivateKey>) {
     world.try_update(node, TunnelUpdate { private_key: Some(key), ..TunnelUpdate::default() }).unwrap();
 }
 
-#[test]
-fn a_new_key_ends_the_sessions_and_keeps_counters_endpoints_and_prefixes() {
-    let mut world: World<InsecureIdentity> = World::connected_with(TunnelConfig::default());
+fn a_new_key_ends_the_sessions_and_keeps_counters_endpoints_and_prefixes<I: Identity>() {
+    let mut world: World<I> = World::connected();
     let before = world.peer(A, B);
     let key = PrivateKey::from_bytes([77; 32]);
     set_key(&mut world, A, Some(key.clone()));
@@ -27,9 +33,8 @@ fn a_new_key_ends_the_sessions_and_keeps_counters_endpoints_and_prefixes() {
     assert_eq!(world.nodes[B].delivered, [ping(A, B, 1)]);
 }
 
-#[test]
-fn packets_that_wait_survive_a_new_key() {
-    let mut world: World<InsecureIdentity> = World::pair_with(TunnelConfig::default());
+fn packets_that_wait_survive_a_new_key<I: Identity>() {
+    let mut world: World<I> = World::pair();
     world.send(A, &ping(A, B, 1));
     world.intercept(A);
     let key = PrivateKey::from_bytes([77; 32]);
@@ -41,9 +46,8 @@ fn packets_that_wait_survive_a_new_key() {
     assert_eq!(world.nodes[B].delivered, [ping(A, B, 1)]);
 }
 
-#[test]
-fn without_a_key_the_tunnel_is_silent_and_says_why() {
-    let mut world: World<InsecureIdentity> = World::connected_with(TunnelConfig::default());
+fn without_a_key_the_tunnel_is_silent_and_says_why<I: Identity>() {
+    let mut world: World<I> = World::connected();
     world.send(B, &ping(B, A, 9));
     let late = world.intercept(B).remove(0);
     set_key(&mut world, A, None);
@@ -62,9 +66,8 @@ fn without_a_key_the_tunnel_is_silent_and_says_why() {
     assert_eq!(world.nodes[B].delivered, [ping(A, B, 2)]);
 }
 
-#[test]
-fn taking_a_peers_key_removes_that_peer() {
-    let mut world: World<InsecureIdentity> = World::connected_with(TunnelConfig::default());
+fn taking_a_peers_key_removes_that_peer<I: Identity>() {
+    let mut world: World<I> = World::connected();
     let key = world.nodes[B].key.clone();
     set_key(&mut world, A, Some(key));
     assert_eq!(world.nodes[A].tunnel.peer_count(), 0);

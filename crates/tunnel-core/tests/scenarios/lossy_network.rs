@@ -3,7 +3,6 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use encrypt::deterministic::InsecureIdentity;
-use tunnel_core::TunnelConfig;
 
 use crate::{
     netem::Network,
@@ -14,7 +13,7 @@ use crate::{
 const PACKETS: u32 = 6000;
 
 fn run(seed: u64) -> World<InsecureIdentity> {
-    let mut world: World<InsecureIdentity> = World::pair_with(TunnelConfig::default());
+    let mut world: World<InsecureIdentity> = World::pair();
     world.network = Network::bad(seed);
     for n in 0..PACKETS {
         world.send(A, &ping(A, B, n));

@@ -20,3 +20,9 @@ mod source_check;
 mod under_load;
 mod updates;
 mod waiting_queue;
+
+/// The event loop may live on any thread.
+const _: fn() = || {
+    fn assert_send<T: Send>() {}
+    assert_send::<tunnel_core::Tunnel<encrypt::boring::BoringIdentity>>();
+};

@@ -1,7 +1,5 @@
 //! The persistent keepalive belongs to the tunnel: changing it never costs a session.
 
-use tunnel_core::TunnelConfig;
-
 use crate::{
     probe::{self, ProbeIdentity},
     world::{A, B, Kind, World, kinds, ping, seconds},
@@ -15,7 +13,7 @@ fn set_keepalive(world: &mut World<ProbeIdentity>, interval: u16) {
 
 #[test]
 fn turning_it_on_without_a_session_starts_the_handshake() {
-    let mut world: World<ProbeIdentity> = World::pair_with(TunnelConfig::default());
+    let mut world: World<ProbeIdentity> = World::pair();
     set_keepalive(&mut world, 25);
     world.settle();
     assert_eq!(kinds(&world.wire), [Kind::Initiation, Kind::Response, Kind::Keepalive]);
@@ -24,7 +22,7 @@ fn turning_it_on_without_a_session_starts_the_handshake() {
 
 #[test]
 fn turning_it_on_sends_one_at_once_and_keeps_the_session() {
-    let mut world: World<ProbeIdentity> = World::connected_with(TunnelConfig::default());
+    let mut world: World<ProbeIdentity> = World::connected();
     let sessions = probe::sessions();
     set_keepalive(&mut world, 25);
     world.settle();
@@ -43,7 +41,7 @@ fn turning_it_on_sends_one_at_once_and_keeps_the_session() {
 
 #[test]
 fn one_goes_out_per_interval_of_silence() {
-    let mut world: World<ProbeIdentity> = World::connected_with(TunnelConfig::default());
+    let mut world: World<ProbeIdentity> = World::connected();
     set_keepalive(&mut world, 25);
     world.settle();
     world.wire.clear();
@@ -62,7 +60,7 @@ fn one_goes_out_per_interval_of_silence() {
 
 #[test]
 fn hearing_from_the_peer_does_not_put_it_off() {
-    let mut world: World<ProbeIdentity> = World::connected_with(TunnelConfig::default());
+    let mut world: World<ProbeIdentity> = World::connected();
     let mut peer = world.about(A);
     peer.persistent_keepalive = Some(1);
     world.update(B, peer); // what keeps *our* NAT's mapping is what *we* send
@@ -75,7 +73,7 @@ fn hearing_from_the_peer_does_not_put_it_off() {
 
 #[test]
 fn it_keeps_a_session_for_hours_and_finds_a_peer_that_was_away() {
-    let mut world: World<ProbeIdentity> = World::pair_with(TunnelConfig::default());
+    let mut world: World<ProbeIdentity> = World::pair();
     set_keepalive(&mut world, 25);
     world.drive(seconds(3600));
     assert!(world.peer(A, B).last_handshake.is_some_and(|at| world.now - at < seconds(180)));
@@ -91,7 +89,7 @@ fn it_keeps_a_session_for_hours_and_finds_a_peer_that_was_away() {
 
 #[test]
 fn turned_off_it_is_silent() {
-    let mut world: World<ProbeIdentity> = World::connected_with(TunnelConfig::default());
+    let mut world: World<ProbeIdentity> = World::connected();
     set_keepalive(&mut world, 25);
     world.settle();
     set_keepalive(&mut world, 0);
@@ -102,7 +100,7 @@ fn turned_off_it_is_silent() {
 
 #[test]
 fn without_an_endpoint_it_waits_for_one() {
-    let mut world: World<ProbeIdentity> = World::pair_with(TunnelConfig::default());
+    let mut world: World<ProbeIdentity> = World::pair();
     let mut peer = world.about(A);
     peer.persistent_keepalive = Some(5);
     world.update(B, peer);
@@ -117,7 +115,7 @@ fn without_an_endpoint_it_waits_for_one() {
 
 #[test]
 fn one_set_before_the_private_key_starts_with_the_key() {
-    let mut world: World<ProbeIdentity> = World::pair_with(TunnelConfig::default());
+    let mut world: World<ProbeIdentity> = World::pair();
     let key = world.nodes[A].key.clone();
     let set = |key| tunnel_core::TunnelUpdate { private_key: Some(key), ..Default::default() };
     world.try_update(A, set(None)).unwrap();

@@ -2,17 +2,19 @@
 
 use std::time::Duration;
 
-use encrypt::{REKEY_AFTER_MESSAGES, REKEY_AFTER_TIME};
-use tunnel_core::TunnelConfig;
+use encrypt::{Identity, REKEY_AFTER_MESSAGES, REKEY_AFTER_TIME};
 
 use crate::{
     probe::{self, ProbeIdentity},
-    world::{A, B, Kind, World, kinds, ping, serial},
+    world::{A, B, Kind, World, kinds, on_every_backend, ping, serial},
 };
 
-#[test]
-fn ten_minutes_of_traffic_cross_every_rekey_without_loss() {
-    let mut world = World::pair();
+on_every_backend! {
+    ten_minutes_of_traffic_cross_every_rekey_without_loss,
+}
+
+fn ten_minutes_of_traffic_cross_every_rekey_without_loss<I: Identity>() {
+    let mut world: World<I> = World::pair();
     let tick = Duration::from_millis(250);
     let ticks = 600 * 4;
     for n in 0..ticks {
@@ -32,7 +34,7 @@ fn ten_minutes_of_traffic_cross_every_rekey_without_loss() {
 
 #[test]
 fn a_session_that_has_sent_enough_messages_is_renewed() {
-    let mut world: World<ProbeIdentity> = World::connected_with(TunnelConfig::default());
+    let mut world: World<ProbeIdentity> = World::connected();
     probe::set_messages_sent(REKEY_AFTER_MESSAGES - 1);
     world.send(A, &ping(A, B, 1));
     world.settle();
@@ -46,7 +48,7 @@ fn a_session_that_has_sent_enough_messages_is_renewed() {
 
 #[test]
 fn a_session_that_may_send_no_more_makes_packets_wait_for_the_next() {
-    let mut world: World<ProbeIdentity> = World::connected_with(TunnelConfig::default());
+    let mut world: World<ProbeIdentity> = World::connected();
     probe::set_messages_sent(u64::MAX);
     world.send(A, &ping(A, B, 1));
     world.settle();

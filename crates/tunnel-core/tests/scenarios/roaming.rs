@@ -2,21 +2,25 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use encrypt::deterministic::InsecureIdentity;
+use encrypt::Identity;
 use gso_queue::Destination;
-use tunnel_core::{Arrival, TunnelConfig};
+use tunnel_core::Arrival;
 
-use crate::world::{A, B, World, ping};
+use crate::world::{A, B, World, on_every_backend, ping};
 
-fn connected() -> World<InsecureIdentity> {
-    World::connected_with(TunnelConfig::default())
+on_every_backend! {
+    traffic_follows_a_peer_that_moves,
+    a_handshake_moves_the_endpoint_too_and_is_answered_where_it_came_from,
+    only_authenticated_datagrams_move_the_endpoint,
+    replies_leave_from_the_address_that_was_spoken_to,
+    a_source_that_went_away_is_forgotten_for_that_destination_only,
+    a_configured_endpoint_replaces_the_learned_one_and_its_source,
 }
 
 const ELSEWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::new(198, 51, 100, 7)), 4000);
 
-#[test]
-fn traffic_follows_a_peer_that_moves() {
-    let mut world = connected();
+fn traffic_follows_a_peer_that_moves<I: Identity>() {
+    let mut world: World<I> = World::connected();
     world.nodes[A].address = ELSEWHERE;
     world.send(B, &ping(B, A, 1));
     world.settle();
@@ -30,9 +34,8 @@ fn traffic_follows_a_peer_that_moves() {
     assert_eq!(world.nodes[B].count("endpoints_learned"), 2, "at the handshake, and now");
 }
 
-#[test]
-fn a_handshake_moves_the_endpoint_too_and_is_answered_where_it_came_from() {
-    let mut world = World::pair();
+fn a_handshake_moves_the_endpoint_too_and_is_answered_where_it_came_from<I: Identity>() {
+    let mut world: World<I> = World::pair();
     world.send(A, &ping(A, B, 1));
     let initiation = world.intercept(A).remove(0);
     world.arrive(B, &initiation.bytes, Arrival::from(ELSEWHERE));
@@ -40,9 +43,8 @@ fn a_handshake_moves_the_endpoint_too_and_is_answered_where_it_came_from() {
     assert_eq!(world.peer(B, A).endpoint, Some(ELSEWHERE));
 }
 
-#[test]
-fn only_authenticated_datagrams_move_the_endpoint() {
-    let mut world = connected();
+fn only_authenticated_datagrams_move_the_endpoint<I: Identity>() {
+    let mut world: World<I> = World::connected();
     let before = world.peer(B, A).endpoint;
     world.send(A, &ping(A, B, 1));
     let genuine = world.intercept(A).remove(0);
@@ -55,9 +57,8 @@ fn only_authenticated_datagrams_move_the_endpoint() {
     assert_eq!(world.nodes[B].drops(), [("rx_bad_tag", 1), ("rx_replay", 1)]);
 }
 
-#[test]
-fn replies_leave_from_the_address_that_was_spoken_to() {
-    let mut world = connected();
+fn replies_leave_from_the_address_that_was_spoken_to<I: Identity>() {
+    let mut world: World<I> = World::connected();
     let second: IpAddr = "192.0.2.99".parse().unwrap();
     world.send(A, &ping(A, B, 1));
     let datagram = world.intercept(A).remove(0);
@@ -73,9 +74,8 @@ fn replies_leave_from_the_address_that_was_spoken_to() {
     assert_eq!(world.intercept(B)[0].to.local, None, "nobody can send from a broadcast address");
 }
 
-#[test]
-fn a_source_that_went_away_is_forgotten_for_that_destination_only() {
-    let mut world = connected();
+fn a_source_that_went_away_is_forgotten_for_that_destination_only<I: Identity>() {
+    let mut world: World<I> = World::connected();
     world.send(B, &ping(B, A, 1));
     let pinned = world.intercept(B)[0].to;
     assert!(pinned.local.is_some());
@@ -87,9 +87,8 @@ fn a_source_that_went_away_is_forgotten_for_that_destination_only() {
     assert_eq!(world.intercept(B)[0].to, Destination { local: None, ..pinned });
 }
 
-#[test]
-fn a_configured_endpoint_replaces_the_learned_one_and_its_source() {
-    let mut world = connected();
+fn a_configured_endpoint_replaces_the_learned_one_and_its_source<I: Identity>() {
+    let mut world: World<I> = World::connected();
     let mut peer = world.about(A);
     peer.endpoint = Some(ELSEWHERE);
     world.update(B, peer);

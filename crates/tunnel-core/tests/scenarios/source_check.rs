@@ -1,14 +1,17 @@
 //! A peer may only use inner source addresses from its allowed IPs.
 
-use encrypt::deterministic::InsecureIdentity;
+use encrypt::Identity;
 use gso_queue::Ecn;
-use tunnel_core::TunnelConfig;
 
-use crate::world::{A, B, World, add, packet, ping};
+use crate::world::{A, B, World, add, on_every_backend, packet, ping};
 
-#[test]
-fn spoofed_sources_are_dropped_and_counted() {
-    let mut world: World<InsecureIdentity> = World::connected_with(TunnelConfig::default());
+on_every_backend! {
+    spoofed_sources_are_dropped_and_counted,
+    the_longest_prefix_decides_whose_a_source_is,
+}
+
+fn spoofed_sources_are_dropped_and_counted<I: Identity>() {
+    let mut world: World<I> = World::connected();
     for source in ["10.0.0.2", "10.0.0.3", "0.0.0.0", "255.255.255.255"] {
         world.send(A, &packet(source, "10.0.0.2", Ecn::NotEct, b"spoofed"));
     }
@@ -19,9 +22,8 @@ fn spoofed_sources_are_dropped_and_counted() {
     assert_eq!(world.nodes[B].drops(), [("rx_bad_source", 5)]);
 }
 
-#[test]
-fn the_longest_prefix_decides_whose_a_source_is() {
-    let mut world: World<InsecureIdentity> = World::connected_with(TunnelConfig::default());
+fn the_longest_prefix_decides_whose_a_source_is<I: Identity>() {
+    let mut world: World<I> = World::connected();
     let mut peer = world.about(A);
     peer.allowed_ips = vec![add("10.0.0.0/8")];
     world.update(B, peer);

@@ -1,7 +1,5 @@
 //! Under load, handshakes must prove their source address with a cookie.
 
-use tunnel_core::TunnelConfig;
-
 use crate::{
     probe::{self, ProbeIdentity},
     world::{A, B, Kind, World, kinds, ping, seconds},
@@ -9,7 +7,7 @@ use crate::{
 
 #[test]
 fn a_loaded_responder_answers_with_a_cookie_and_the_retry_succeeds() {
-    let mut world: World<ProbeIdentity> = World::pair_with(TunnelConfig::default());
+    let mut world: World<ProbeIdentity> = World::pair();
     let sessions = probe::sessions();
     probe::set_under_load(true);
     world.send(A, &ping(A, B, 1));

@@ -51,7 +51,7 @@ fn an_update_with_too_many_peers_changes_nothing() {
 
 #[test]
 fn peers_are_listed_in_order_of_creation() {
-    let mut world: World<ProbeIdentity> = World::pair_with(TunnelConfig::default());
+    let mut world: World<ProbeIdentity> = World::pair();
     for n in [150, 130, 140] {
         world.update(A, new_peer(n));
     }
@@ -65,7 +65,7 @@ fn peers_are_listed_in_order_of_creation() {
 
 #[test]
 fn update_only_and_remove_never_create() {
-    let mut world: World<ProbeIdentity> = World::pair_with(TunnelConfig::default());
+    let mut world: World<ProbeIdentity> = World::pair();
     world.update(A, PeerUpdate { update_only: true, ..new_peer(100) });
     world.update(A, PeerUpdate { remove: true, ..new_peer(100) });
     assert_eq!(world.nodes[A].tunnel.peer_count(), 1);
@@ -78,7 +78,7 @@ fn update_only_and_remove_never_create() {
 
 #[test]
 fn a_peer_with_our_own_key_is_ignored() {
-    let mut world: World<ProbeIdentity> = World::pair_with(TunnelConfig::default());
+    let mut world: World<ProbeIdentity> = World::pair();
     let ourselves = world.about(A);
     world.update(A, PeerUpdate { allowed_ips: vec![add("10.0.0.2/32")], ..ourselves });
     assert_eq!(peers(&world, A), [world.nodes[B].public_key()]);
@@ -87,7 +87,7 @@ fn a_peer_with_our_own_key_is_ignored() {
 
 #[test]
 fn configuration_alone_starts_no_handshake() {
-    let mut world: World<ProbeIdentity> = World::pair_with(TunnelConfig::default());
+    let mut world: World<ProbeIdentity> = World::pair();
     world.drive(seconds(1000));
     assert_eq!(world.wire, []);
     assert_eq!(world.nodes[A].tunnel.poll_timeout(), None);
@@ -95,7 +95,7 @@ fn configuration_alone_starts_no_handshake() {
 
 #[test]
 fn setting_what_is_set_already_keeps_the_session() {
-    let mut world: World<ProbeIdentity> = World::connected_with(TunnelConfig::default());
+    let mut world: World<ProbeIdentity> = World::connected();
     let sessions = probe::sessions();
     let mut b = world.about(B);
     b.endpoint = Some(world.nodes[B].address);
@@ -112,7 +112,7 @@ fn setting_what_is_set_already_keeps_the_session() {
 
 #[test]
 fn replacing_peers_keeps_the_session_of_one_that_stays_and_resets_the_rest_of_it() {
-    let mut world: World<ProbeIdentity> = World::connected_with(TunnelConfig::default());
+    let mut world: World<ProbeIdentity> = World::connected();
     world.update(A, new_peer(100));
     let mut b = world.about(B);
     b.persistent_keepalive = Some(25);
@@ -137,7 +137,7 @@ fn replacing_peers_keeps_the_session_of_one_that_stays_and_resets_the_rest_of_it
 
 #[test]
 fn replacing_peers_removes_those_only_updated_or_removed() {
-    let mut world: World<ProbeIdentity> = World::pair_with(TunnelConfig::default());
+    let mut world: World<ProbeIdentity> = World::pair();
     world.update(A, new_peer(100));
     world.update(A, new_peer(101));
     let peers_then = vec![
@@ -152,7 +152,7 @@ fn replacing_peers_removes_those_only_updated_or_removed() {
 
 #[test]
 fn a_changed_preshared_key_needs_a_new_session_that_agrees_on_it() {
-    let mut world: World<ProbeIdentity> = World::connected_with(TunnelConfig::default());
+    let mut world: World<ProbeIdentity> = World::connected();
     let set = |world: &mut World<ProbeIdentity>, node, other, key| {
         let mut peer = world.about(other);
         peer.preshared_key = Some(Some(PresharedKey::from_bytes(key)));

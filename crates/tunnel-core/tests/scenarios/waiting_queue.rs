@@ -1,14 +1,21 @@
 //! Packets wait for the handshake: in order, within bounds.
 
-use encrypt::deterministic::InsecureIdentity;
+use encrypt::Identity;
 use gso_queue::Ecn;
 use tunnel_core::{PeerUpdate, TunnelConfig};
 
-use crate::world::{A, B, Kind, World, add, kinds, packet, ping, seconds, serial};
+use crate::world::{A, B, Kind, World, add, kinds, on_every_backend, packet, ping, seconds, serial};
 
-#[test]
-fn packets_wait_in_order_behind_one_initiation() {
-    let mut world = World::pair();
+on_every_backend! {
+    packets_wait_in_order_behind_one_initiation,
+    the_oldest_of_too_many_packets_are_dropped,
+    waiting_bytes_are_bounded_per_peer_and_over_all_peers,
+    a_new_packet_never_overtakes_waiting_ones,
+    removing_the_peer_drops_what_waited_for_it,
+}
+
+fn packets_wait_in_order_behind_one_initiation<I: Identity>() {
+    let mut world: World<I> = World::pair();
     for serial in 0..20 {
         world.send(A, &ping(A, B, serial));
     }
@@ -19,10 +26,9 @@ fn packets_wait_in_order_behind_one_initiation() {
     assert_eq!(world.nodes[A].drops(), []);
 }
 
-#[test]
-fn the_oldest_of_too_many_packets_are_dropped() {
+fn the_oldest_of_too_many_packets_are_dropped<I: Identity>() {
     let config = TunnelConfig { waiting_packets: 8, ..TunnelConfig::default() };
-    let mut world: World<InsecureIdentity> = World::pair_with(config);
+    let mut world: World<I> = World::pair_with(config);
     for serial in 0..20 {
         world.send(A, &ping(A, B, serial));
     }
@@ -32,10 +38,9 @@ fn the_oldest_of_too_many_packets_are_dropped() {
     assert_eq!(world.nodes[A].drops(), [("tx_waiting_full", 12)]);
 }
 
-#[test]
-fn waiting_bytes_are_bounded_per_peer_and_over_all_peers() {
+fn waiting_bytes_are_bounded_per_peer_and_over_all_peers<I: Identity>() {
     let config = TunnelConfig { waiting_bytes: 5000, waiting_bytes_total: 7000, ..TunnelConfig::default() };
-    let mut world: World<InsecureIdentity> = World::pair_with(config);
+    let mut world: World<I> = World::pair_with(config);
     let mut third = PeerUpdate::new(encrypt::PublicKey::from_bytes([9; 32]));
     third.endpoint = Some("192.0.2.9:9".parse().unwrap());
     third.allowed_ips = vec![add("10.9.0.0/16")];
@@ -54,9 +59,8 @@ fn waiting_bytes_are_bounded_per_peer_and_over_all_peers() {
     assert_eq!(world.nodes[B].delivered.len(), 2);
 }
 
-#[test]
-fn a_new_packet_never_overtakes_waiting_ones() {
-    let mut world = World::pair();
+fn a_new_packet_never_overtakes_waiting_ones<I: Identity>() {
+    let mut world: World<I> = World::pair();
     world.send(A, &ping(A, B, 0));
     let initiation = world.intercept(A).remove(0);
     world.arrive(B, &initiation.bytes, initiation.arrival());
@@ -68,9 +72,8 @@ fn a_new_packet_never_overtakes_waiting_ones() {
     assert_eq!(world.nodes[B].delivered, [ping(A, B, 0), ping(A, B, 1), ping(A, B, 2)]);
 }
 
-#[test]
-fn removing_the_peer_drops_what_waited_for_it() {
-    let mut world = World::pair();
+fn removing_the_peer_drops_what_waited_for_it<I: Identity>() {
+    let mut world: World<I> = World::pair();
     for serial in 0..3 {
         world.send(A, &ping(A, B, serial));
     }

@@ -7,13 +7,26 @@ use std::{
     time::{Duration, Instant},
 };
 
-use encrypt::{Identity, PrivateKey, PublicKey, deterministic::InsecureIdentity};
+use encrypt::{Identity, PrivateKey, PublicKey};
 use gso_queue::{Destination, Ecn};
 use tunnel_core::{
     AllowedIpUpdate, Arrival, PeerStatus, PeerUpdate, Tunnel, TunnelConfig, TunnelUpdate, UpdateError,
 };
 
 use crate::netem::Network;
+
+/// Makes tests of generic functions: each runs on the deterministic backend and on boringtun.
+macro_rules! on_every_backend {
+    ($($scenario:ident,)*) => {
+        mod deterministic {
+            $(#[test] fn $scenario() { super::$scenario::<encrypt::deterministic::InsecureIdentity>(); })*
+        }
+        mod boringtun {
+            $(#[test] fn $scenario() { super::$scenario::<encrypt::boring::BoringIdentity>(); })*
+        }
+    };
+}
+pub(crate) use on_every_backend;
 
 /// Where simulated time starts.
 #[expect(clippy::disallowed_methods, reason = "one base instant, to which simulations add offsets")]
@@ -91,14 +104,12 @@ impl<I: Identity> Node<I> {
     }
 }
 
-impl World<InsecureIdentity> {
+impl<I: Identity> World<I> {
     /// Two nodes that know each other; A knows where B is. A owns 10.0.0.1 and fd00::1, B 10.0.0.2 and fd00::2.
     pub(crate) fn pair() -> Self {
         Self::pair_with(TunnelConfig::default())
     }
-}
 
-impl<I: Identity> World<I> {
     pub(crate) fn pair_with(config: TunnelConfig) -> Self {
         let nodes = vec![Node::new(0, config), Node::new(1, config)];
         let mut world = Self { now: *START, nodes, network: Network::perfect(), wire: Vec::new() };
@@ -113,6 +124,10 @@ impl<I: Identity> World<I> {
     }
 
     /// A pair with a session that both sides have confirmed.
+    pub(crate) fn connected() -> Self {
+        Self::connected_with(TunnelConfig::default())
+    }
+
     pub(crate) fn connected_with(config: TunnelConfig) -> Self {
         let mut world = Self::pair_with(config);
         world.send(A, &ping(A, B, 0));
@@ -243,7 +258,7 @@ impl Debug for Datagram {
 impl Datagram {
     /// How it arrives if nothing happens to it.
     pub(crate) fn arrival(&self) -> Arrival {
-        let source = self.to.local.unwrap_or(self.from.ip());
+        let source = self.to.local.unwrap_or_else(|| self.from.ip());
         let remote = SocketAddr::new(source, self.from.port());
         Arrival { remote, local: Some(self.to.remote.ip()), ecn: self.to.ecn }
     }

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use encrypt::{KEY_LEN, PresharedKey, PrivateKey, PublicKey};
+use encrypt::{PresharedKey, PrivateKey, PublicKey};
 use io_runtime::DeviceUpdate;
 use zeroize::Zeroizing;
 
@@ -102,13 +102,14 @@ impl DeviceReader {
     pub fn line(&mut self, line: &str) -> Option<()> {
         let (key, value) = line.split_once('=')?;
         if key == "public_key" {
-            self.device.peers.push(Peer::new(PublicKey::from_bytes(*key_bytes(value)?)));
+            self.device.peers.push(Peer::new(PublicKey::from_hex(value).ok()?));
             return Some(());
         }
         let Some(peer) = self.device.peers.last_mut() else {
             match key {
                 "private_key" => {
-                    self.device.private_key = set_key(value)?.map(|key| PrivateKey::from_bytes(*key));
+                    self.device.private_key =
+                        unless_zero(PrivateKey::from_hex(value).ok()?, PrivateKey::is_zero);
                 }
                 "listen_port" => self.device.listen_port = value.parse().ok()?,
                 "fwmark" => self.device.fwmark = value.parse().ok()?,
@@ -118,7 +119,9 @@ impl DeviceReader {
         };
         let handshake = &mut peer.last_handshake;
         match key {
-            "preshared_key" => peer.preshared_key = set_key(value)?.map(|key| PresharedKey::from_bytes(*key)),
+            "preshared_key" => {
+                peer.preshared_key = unless_zero(PresharedKey::from_hex(value).ok()?, PresharedKey::is_zero);
+            }
             "endpoint" => peer.endpoint = Some(value.parse().ok()?),
             "last_handshake_time_sec" => {
                 *handshake = Duration::new(value.parse().ok()?, handshake.subsec_nanos());
@@ -142,15 +145,7 @@ impl DeviceReader {
     }
 }
 
-fn key_bytes(value: &str) -> Option<Zeroizing<[u8; KEY_LEN]>> {
-    let mut key = Zeroizing::new([0; KEY_LEN]);
-    hex::decode_to_slice(value, key.as_mut_slice()).ok()?;
-    Some(key)
-}
-
 /// A key of zeros means that there is none.
-fn set_key(value: &str) -> Option<Option<Zeroizing<[u8; KEY_LEN]>>> {
-    let key = key_bytes(value)?;
-    let zero = key.iter().all(|byte| *byte == 0);
-    Some((!zero).then_some(key))
+fn unless_zero<K>(key: K, is_zero: fn(&K) -> bool) -> Option<K> {
+    (!is_zero(&key)).then_some(key)
 }

@@ -3,11 +3,10 @@
 
 use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6};
 
-use encrypt::{KEY_LEN, PresharedKey, PrivateKey, PublicKey};
+use encrypt::{KeyError, PresharedKey, PrivateKey, PublicKey};
 use io_runtime::DeviceUpdate;
 use ipnet::IpNet;
 use tunnel_core::{AllowedIpUpdate, PeerUpdate};
-use zeroize::Zeroizing;
 
 use super::Errno;
 
@@ -185,24 +184,23 @@ struct SetBuilder {
 }
 
 impl SetBuilder {
-    fn accept(&mut self, key: &str, value: &str, scope: ScopeLookup) -> Result<(), Fault> {
-        if key == "public_key" {
-            let public_key = PublicKey::from_bytes(*parse_key(value)?);
-            self.update.tunnel.peers.push(PeerUpdate::new(public_key));
+    fn accept(&mut self, name: &str, value: &str, scope: ScopeLookup) -> Result<(), Fault> {
+        if name == "public_key" {
+            self.update.tunnel.peers.push(PeerUpdate::new(key(PublicKey::from_hex(value))?));
             return Ok(());
         }
         match self.update.tunnel.peers.last_mut() {
-            None => accept_device(&mut self.update, key, value),
-            Some(peer) => accept_peer(peer, key, value, scope),
+            None => accept_device(&mut self.update, name, value),
+            Some(peer) => accept_peer(peer, name, value, scope),
         }
     }
 }
 
-fn accept_device(update: &mut DeviceUpdate, key: &str, value: &str) -> Result<(), Fault> {
-    match key {
+fn accept_device(update: &mut DeviceUpdate, name: &str, value: &str) -> Result<(), Fault> {
+    match name {
         "private_key" => {
-            let key = parse_key(value)?;
-            update.tunnel.private_key = Some((!is_zero(&key)).then(|| PrivateKey::from_bytes(*key)));
+            let key = key(PrivateKey::from_hex(value))?;
+            update.tunnel.private_key = Some((!key.is_zero()).then_some(key));
         }
         "listen_port" => update.listen_port = Some(parse_u16(value)?),
         "fwmark" => update.fwmark = Some(parse_u32(value)?),
@@ -212,13 +210,13 @@ fn accept_device(update: &mut DeviceUpdate, key: &str, value: &str) -> Result<()
     Ok(())
 }
 
-fn accept_peer(peer: &mut PeerUpdate, key: &str, value: &str, scope: ScopeLookup) -> Result<(), Fault> {
-    match key {
+fn accept_peer(peer: &mut PeerUpdate, name: &str, value: &str, scope: ScopeLookup) -> Result<(), Fault> {
+    match name {
         "remove" => peer.remove = parse_true(value)?,
         "update_only" => peer.update_only = parse_true(value)?,
         "preshared_key" => {
-            let key = parse_key(value)?;
-            peer.preshared_key = Some((!is_zero(&key)).then(|| PresharedKey::from_bytes(*key)));
+            let key = key(PresharedKey::from_hex(value))?;
+            peer.preshared_key = Some((!key.is_zero()).then_some(key));
         }
         "endpoint" => peer.endpoint = Some(parse_endpoint(value, scope)?),
         "persistent_keepalive_interval" => peer.persistent_keepalive = Some(parse_u16(value)?),
@@ -235,14 +233,8 @@ fn accept_peer(peer: &mut PeerUpdate, key: &str, value: &str, scope: ScopeLookup
     Ok(())
 }
 
-fn parse_key(value: &str) -> Result<Zeroizing<[u8; KEY_LEN]>, Fault> {
-    let mut key = Zeroizing::new([0; KEY_LEN]);
-    hex::decode_to_slice(value, key.as_mut_slice()).map_err(|_| invalid("a key is 64 hex digits"))?;
-    Ok(key)
-}
-
-fn is_zero(key: &[u8; KEY_LEN]) -> bool {
-    key.iter().fold(0, |all, byte| all | byte) == 0
+fn key<K>(parsed: Result<K, KeyError>) -> Result<K, Fault> {
+    parsed.map_err(|_| invalid("a key is 64 hex digits"))
 }
 
 fn parse_true(value: &str) -> Result<bool, Fault> {
@@ -323,7 +315,7 @@ mod tests {
         assert_eq!(update.fwmark, Some(51));
         assert!(update.tunnel.replace_peers);
         let key = update.tunnel.private_key.flatten().expect("a private key");
-        assert_eq!(hex::encode(key.as_bytes()), KEY);
+        assert_eq!(*key.to_hex(), KEY);
         let [first, second] = &update.tunnel.peers[..] else { panic!("two peers") };
         assert!(first.update_only && first.replace_allowed_ips && !first.remove);
         assert_eq!(first.endpoint, Some("192.0.2.1:9".parse().unwrap()));

@@ -9,6 +9,9 @@ use ipnet::IpNet;
 use tunnel_core::{AllowedIpUpdate, PeerUpdate};
 use zeroize::Zeroizing;
 
+/// How "no key" is told.
+const NO_KEY: &str = "0000000000000000000000000000000000000000000000000000000000000000";
+
 /// A device as `get` tells it.
 #[derive(Clone, Debug, Default)]
 pub struct Device {
@@ -65,7 +68,7 @@ pub fn print_get(device: &Device) -> Zeroizing<String> {
     let room = |peer: &Peer| 512 + 64 * peer.allowed_ips.len();
     let mut text = Text::with_capacity(256 + device.peers.iter().map(room).sum::<usize>());
     if let Some(key) = &device.private_key {
-        text.key("private_key", key.as_bytes());
+        text.secret("private_key", Some(key.to_hex()));
     }
     text.line("listen_port", device.listen_port);
     if device.fwmark != 0 {
@@ -78,9 +81,9 @@ pub fn print_get(device: &Device) -> Zeroizing<String> {
 }
 
 fn print_peer(text: &mut Text, peer: &Peer) {
-    text.key("public_key", peer.public_key.as_bytes());
+    text.line("public_key", peer.public_key.to_hex());
     // Always told: `wg` and `wgctrl` know zeros to mean none.
-    text.key("preshared_key", peer.preshared_key.as_ref().map_or(&[0; 32], PresharedKey::as_bytes));
+    text.secret("preshared_key", peer.preshared_key.as_ref().map(PresharedKey::to_hex));
     text.line("protocol_version", 1);
     if let Some(endpoint) = peer.endpoint {
         text.line("endpoint", endpoint);
@@ -102,7 +105,7 @@ pub fn print_set(update: &DeviceUpdate) -> Zeroizing<String> {
     let mut text = Text::with_capacity(256 + tunnel.peers.iter().map(room).sum::<usize>());
     text.line("set", 1);
     if let Some(key) = &tunnel.private_key {
-        text.key("private_key", key.as_ref().map_or(&[0; 32], PrivateKey::as_bytes));
+        text.secret("private_key", key.as_ref().map(PrivateKey::to_hex));
     }
     if let Some(port) = update.listen_port {
         text.line("listen_port", port);
@@ -119,11 +122,11 @@ pub fn print_set(update: &DeviceUpdate) -> Zeroizing<String> {
 }
 
 fn print_peer_update(text: &mut Text, peer: &PeerUpdate) {
-    text.key("public_key", peer.public_key.as_bytes());
+    text.line("public_key", peer.public_key.to_hex());
     text.flag("remove", peer.remove);
     text.flag("update_only", peer.update_only);
     if let Some(key) = &peer.preshared_key {
-        text.key("preshared_key", key.as_ref().map_or(&[0; 32], PresharedKey::as_bytes));
+        text.secret("preshared_key", key.as_ref().map(PresharedKey::to_hex));
     }
     if let Some(endpoint) = peer.endpoint {
         text.line("endpoint", endpoint);
@@ -158,10 +161,11 @@ impl Text {
         }
     }
 
-    fn key(&mut self, key: &str, bytes: &[u8; 32]) {
-        let mut digits = Zeroizing::new([0; 64]);
-        if hex::encode_to_slice(bytes, digits.as_mut_slice()).is_ok() {
-            self.line(key, str::from_utf8(digits.as_slice()).unwrap_or_default());
+    /// `None` is told as a key of zeros.
+    fn secret(&mut self, name: &str, hex: Option<Zeroizing<String>>) {
+        match hex {
+            Some(hex) => self.line(name, &*hex),
+            None => self.line(name, NO_KEY),
         }
     }
 }

@@ -21,19 +21,19 @@ use nix::{
     unistd::Pid,
 };
 
-pub const SOCKET_DIR: &str = "/run/wireguard";
+pub(crate) const SOCKET_DIR: &str = "/run/wireguard";
 
 /// How long anything may take before a test fails. Generous: the machine may be busy.
-pub const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A network namespace, a private `/run/wireguard` and a directory for files, all gone with the test.
-pub struct Lab {
-    pub dir: PathBuf,
+pub(crate) struct Lab {
+    pub(crate) dir: PathBuf,
 }
 
 /// Runs a test as root in a lab of its own. Says loudly when it cannot; with `VOLLEY_REQUIRE_ALL=1` that is
 /// a failure.
-pub fn lab(tools: &[&str], test: impl FnOnce(&Lab) + Send + 'static) {
+pub(crate) fn lab(tools: &[&str], test: impl FnOnce(&Lab) + Send + 'static) {
     let name = thread::current().name().unwrap_or("a test").to_owned();
     let missing = if nix::unistd::geteuid().is_root() {
         tools.iter().find(|tool| which(tool).is_none()).map(|tool| format!("{tool} is not installed"))
@@ -80,20 +80,20 @@ impl Lab {
     }
 
     /// A shell command; its output is kept.
-    pub fn sh(&self, script: &str) -> Output {
+    pub(crate) fn sh(&self, script: &str) -> Output {
         let mut command = self.command("sh", &["-c", script]);
         command.output().expect("sh runs")
     }
 
     /// A shell command that must succeed. Gives its stdout.
-    pub fn run(&self, script: &str) -> String {
+    pub(crate) fn run(&self, script: &str) -> String {
         let output = self.sh(script);
         assert!(output.status.success(), "`{script}` failed: {output:?}");
         String::from_utf8(output.stdout).expect("text")
     }
 
     /// A program with a clean environment, with Volley first in its `PATH`.
-    pub fn command(&self, program: &str, args: &[&str]) -> Command {
+    pub(crate) fn command(&self, program: &str, args: &[&str]) -> Command {
         let volley = Path::new(env!("CARGO_BIN_EXE_volley"));
         let path =
             format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", volley.parent().expect("a directory").display());
@@ -103,12 +103,12 @@ impl Lab {
         command
     }
 
-    pub fn volley(&self, args: &[&str]) -> Command {
+    pub(crate) fn volley(&self, args: &[&str]) -> Command {
         self.command(env!("CARGO_BIN_EXE_volley"), args)
     }
 
     /// A daemon in the foreground, killed with the test. Its log goes to a file.
-    pub fn daemon(&self, name: &str, args: &[&str]) -> Daemon {
+    pub(crate) fn daemon(&self, name: &str, args: &[&str]) -> Daemon {
         let log = self.dir.join(format!("{name}.log"));
         let mut command = self.volley(args);
         command.arg("-f").arg(name).stdout(Stdio::null()).stderr(fs::File::create(&log).expect("a log"));
@@ -119,7 +119,7 @@ impl Lab {
         daemon
     }
 
-    pub fn file(&self, name: &str, content: &str) -> PathBuf {
+    pub(crate) fn file(&self, name: &str, content: &str) -> PathBuf {
         let path = self.dir.join(name);
         let mut options = fs::File::options();
         std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
@@ -140,38 +140,38 @@ impl Drop for Lab {
 }
 
 /// A daemon in the foreground.
-pub struct Daemon {
+pub(crate) struct Daemon {
     child: Child,
     name: String,
     log: PathBuf,
 }
 
 impl Daemon {
-    pub fn socket(&self) -> PathBuf {
+    pub(crate) fn socket(&self) -> PathBuf {
         socket(&self.name)
     }
 
-    pub fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    pub fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
 
-    pub fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.child.id() as i32), signal).expect("signalled");
     }
 
     /// True when it ended with success within `limit`.
-    pub fn ends_within(&mut self, limit: Duration) -> bool {
+    pub(crate) fn ends_within(&mut self, limit: Duration) -> bool {
         waits(limit, || self.child.try_wait().expect("a child").is_some_and(|status| status.success()))
     }
 }
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        if std::thread::panicking() {
+        if thread::panicking() {
             eprintln!("log of {}:\n{}", self.name, self.log());
         }
         let _ = self.child.kill();
@@ -179,17 +179,17 @@ impl Drop for Daemon {
     }
 }
 
-pub fn socket(name: &str) -> PathBuf {
+pub(crate) fn socket(name: &str) -> PathBuf {
     Path::new(SOCKET_DIR).join(format!("{name}.sock"))
 }
 
 /// Waits for `condition`, and fails if it does not come.
-pub fn eventually(what: &str, condition: impl FnMut() -> bool) {
+pub(crate) fn eventually(what: &str, condition: impl FnMut() -> bool) {
     assert!(waits(PATIENCE, condition), "in vain: {what}");
 }
 
 #[expect(clippy::disallowed_methods, reason = "a test waits in real time")]
-pub fn waits(limit: Duration, mut condition: impl FnMut() -> bool) -> bool {
+pub(crate) fn waits(limit: Duration, mut condition: impl FnMut() -> bool) -> bool {
     let end = Instant::now() + limit;
     loop {
         if condition() {
@@ -203,21 +203,21 @@ pub fn waits(limit: Duration, mut condition: impl FnMut() -> bool) -> bool {
 }
 
 #[expect(clippy::disallowed_methods, reason = "a test measures real time")]
-pub fn took<T>(what: impl FnOnce() -> T) -> (T, Duration) {
+pub(crate) fn took<T>(what: impl FnOnce() -> T) -> (T, Duration) {
     let start = Instant::now();
     let result = what();
     (result, start.elapsed())
 }
 
 /// A new key pair in base64: private, public.
-pub fn keys(lab: &Lab) -> (String, String) {
+pub(crate) fn keys(lab: &Lab) -> (String, String) {
     let private = lab.run("wg genkey").trim().to_owned();
     let public = lab.run(&format!("echo {private} | wg pubkey")).trim().to_owned();
     (private, public)
 }
 
 /// A UDP port that is in use for as long as this lives.
-pub fn busy_port() -> (UdpSocket, u16) {
+pub(crate) fn busy_port() -> (UdpSocket, u16) {
     let socket = UdpSocket::bind("0.0.0.0:0").expect("a socket");
     let port = socket.local_addr().expect("its address").port();
     (socket, port)

@@ -1,0 +1,73 @@
+//! The small commands: keys, completions and the manual page.
+
+use std::io::{self, Read, Write};
+
+use clap::CommandFactory;
+use clap_complete::Shell;
+use encrypt::{PresharedKey, PrivateKey};
+use zeroize::Zeroizing;
+
+use crate::{Trouble, WithFix, cli::Cli};
+
+/// A key in base64 is 44 characters; more is no key.
+const MAX_KEY_INPUT: u64 = 256;
+
+/// `volley genkey`: a new private key in base64.
+pub(crate) fn genkey() -> Result<(), Trouble> {
+    print(&PrivateKey::generate().to_base64())
+}
+
+/// `volley genpsk`: a new pre-shared key in base64.
+pub(crate) fn genpsk() -> Result<(), Trouble> {
+    print(&PresharedKey::generate().to_base64())
+}
+
+/// `volley pubkey`: the public key of the private key on stdin.
+pub(crate) fn pubkey() -> Result<(), Trouble> {
+    let mut input = Zeroizing::new(String::with_capacity(MAX_KEY_INPUT as usize));
+    io::stdin().take(MAX_KEY_INPUT).read_to_string(&mut input).or_trouble("cannot read the private key")?;
+    let key = PrivateKey::from_base64(input.trim()).map_err(|error| {
+        Trouble::new(format!("stdin holds no private key: {error}")).fix("volley genkey | volley pubkey")
+    })?;
+    print(&key.public_key().to_base64())
+}
+
+/// `volley completions SHELL`.
+pub(crate) fn completions(shell: Shell) -> Result<(), Trouble> {
+    let mut text = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "volley", &mut text);
+    write(&text)
+}
+
+/// `volley man`: the manual page, for `man -l -`.
+pub(crate) fn man() -> Result<(), Trouble> {
+    let mut text = Vec::new();
+    clap_mangen::Man::new(Cli::command()).render(&mut text).or_trouble("cannot write the manual page")?;
+    for command in Cli::command().get_subcommands().filter(|command| command.get_name() != "help") {
+        let page = clap_mangen::Man::new(command.clone());
+        let name = format!(".SH COMMAND volley {}\n", command.get_name());
+        text.extend_from_slice(name.as_bytes());
+        page.render_description_section(&mut text).or_trouble("cannot write the manual page")?;
+        page.render_options_section(&mut text).or_trouble("cannot write the manual page")?;
+    }
+    write(&text)
+}
+
+/// Prints one line, and says so if it could not: half a key in a file is worse than none.
+pub(crate) fn print(line: &str) -> Result<(), Trouble> {
+    let mut text = Zeroizing::new(Vec::with_capacity(line.len() + 1));
+    text.extend_from_slice(line.as_bytes());
+    text.push(b'\n');
+    write(&text)
+}
+
+/// Writes to stdout. A reader that has seen enough (`| head`) is no error.
+pub(crate) fn write(text: &[u8]) -> Result<(), Trouble> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(error).or_trouble("cannot write to stdout")
+        }
+        _ => Ok(()),
+    }
+}

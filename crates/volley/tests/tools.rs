@@ -1,0 +1,64 @@
+//! The small commands, against `wg`'s.
+
+mod common;
+
+use common::{keys, lab};
+
+#[test]
+fn keys_are_those_of_wg() {
+    lab(&["wg"], |lab| {
+        let private = lab.run("volley genkey");
+        assert_eq!(private.len(), 45);
+        lab.file("private", &private);
+        assert_eq!(lab.run("volley pubkey < private"), lab.run("wg pubkey < private"));
+        assert_ne!(lab.run("volley genkey"), private);
+        lab.file("psk", &lab.run("volley genpsk"));
+        let _daemon = lab.daemon("wg0", &[]);
+        let (_, peer) = keys(lab);
+        lab.run(&format!("wg set wg0 private-key private peer {peer} preshared-key psk"));
+        let no_key = lab.sh("echo nonsense | volley pubkey");
+        assert_eq!(no_key.status.code(), Some(1), "{no_key:?}");
+    });
+}
+
+#[test]
+fn show_tells_what_wg_show_tells_and_more() {
+    lab(&["wg", "python3"], |lab| {
+        let _daemon = lab.daemon("wg0", &["--no-udp-gso"]);
+        let ((private, public), (_, peer)) = (keys(lab), keys(lab));
+        lab.file("private", &private);
+        lab.run(&format!("wg set wg0 private-key private fwmark 9 peer {peer} allowed-ips 10.0.0.0/8"));
+        let shown = lab.run("volley show");
+        for line in lab.run("wg show").lines() {
+            assert!(shown.contains(line), "{line} is missing in:\n{shown}");
+        }
+        assert!(shown.contains("udp gso off (switched off)"), "{shown}");
+        let json = lab.run("volley show wg0 --json");
+        assert!(!json.contains(&private), "no secrets");
+        lab.file("shown.json", &json);
+        let read = "import json; d = json.load(open('shown.json'))['wg0']; \
+                    print(d['public_key'], d['peers'][0]['allowed_ips'], d['fwmark'], d['features']['mtu'])";
+        assert_eq!(lab.run(&format!("python3 -c \"{read}\"")), format!("{public} ['10.0.0.0/8'] 9 1420\n"));
+
+        let none = lab.sh("volley show wg1");
+        assert_eq!(none.status.code(), Some(1));
+        assert!(
+            String::from_utf8_lossy(&none.stderr).contains("to mend it: start it: volley wg1"),
+            "{none:?}"
+        );
+    });
+}
+
+#[test]
+fn completions_and_the_manual_are_printed() {
+    lab(&["bash"], |lab| {
+        for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+            assert!(lab.run(&format!("volley completions {shell}")).contains("no-udp-gso"), "{shell}");
+        }
+        lab.run("volley completions bash | bash -n");
+        let manual = lab.run("volley man");
+        for word in ["VOLLEY_NO_UDP_GSO", "genkey", "WG_PROCESS_FOREGROUND", "json"] {
+            assert!(manual.contains(word), "{word} is not in the manual");
+        }
+    });
+}
