@@ -8,7 +8,7 @@ use clap_complete::Shell;
 use io_runtime::{Arrangement, RuntimeConfig};
 use tracing::level_filters::LevelFilter;
 
-use crate::{Trouble, daemon, metrics, quick, show, tools};
+use crate::{Trouble, daemon, doctor, metrics, quick, show, tools};
 
 /// A userspace WireGuard daemon that sends in volleys: one system call for many packets.
 ///
@@ -63,6 +63,12 @@ enum Command {
         /// A file, or NAME for /etc/wireguard/NAME.conf.
         #[arg(value_name = "CONF")]
         file: String,
+    },
+    /// Look whether a tunnel can run here, and run fast; say how to mend what is wrong.
+    Doctor {
+        /// The UDP port that should be free.
+        #[arg(long, value_name = "PORT", default_value_t = 51_820)]
+        listen_port: u16,
     },
     /// Print a new private key.
     Genkey,
@@ -189,6 +195,7 @@ pub fn main() -> ExitCode {
         Some(Command::Down { file }) => quick::down(file),
         Some(Command::Save { file }) => quick::save(file),
         Some(Command::Strip { file }) => quick::strip(file),
+        Some(Command::Doctor { listen_port }) => doctor::run(*listen_port),
         Some(Command::Genkey) => tools::genkey(),
         Some(Command::Pubkey) => tools::pubkey(),
         Some(Command::Genpsk) => tools::genpsk(),

@@ -4,6 +4,7 @@
 pub mod cli;
 pub mod config;
 pub mod daemon;
+mod doctor;
 pub mod log;
 mod metrics;
 mod quick;

@@ -75,7 +75,7 @@ fn systemd_is_told_when_it_is_ready_and_when_it_ends() {
         manager.set_read_timeout(Some(PATIENCE)).expect("a timeout");
         let mut command = lab.volley(&["-f", "wg0"]);
         let mut child = command.env("NOTIFY_SOCKET", &path).spawn().expect("it starts");
-        let mut told = || {
+        let told = || {
             let mut message = [0; 512];
             let length = manager.recv(&mut message).expect("told");
             String::from_utf8_lossy(&message[..length]).into_owned()
