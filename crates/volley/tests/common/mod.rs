@@ -6,7 +6,6 @@ use std::{
     fs,
     io::Write,
     net::UdpSocket,
-    os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     sync::atomic::{AtomicU32, Ordering},
@@ -114,8 +113,7 @@ impl Lab {
         command.arg("-f").arg(name).stdout(Stdio::null()).stderr(fs::File::create(&log).expect("a log"));
         let child = command.spawn().expect("the daemon starts");
         let daemon = Daemon { child, name: name.to_owned(), log };
-        eventually("the daemon is ready", || UnixStream::connect(daemon.socket()).is_ok());
-        eventually("it says so", || daemon.log().contains("is ready"));
+        eventually("the daemon answers", || volley::uapi::client::get(&daemon.socket()).is_ok());
         daemon
     }
 
