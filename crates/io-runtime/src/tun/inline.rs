@@ -61,8 +61,12 @@ impl<D: TunDevice + AsFd> TunPort for Inline<D> {
         if flushed == Flushed::Gone { Err(Error::DeviceGone) } else { Ok(()) }
     }
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>, frames: bool) -> Poll<()> {
+    fn poll_ready(&mut self, cx: &mut Context<'_>, frames: bool, _: bool) -> Poll<()> {
         if frames { self.readable.poll(cx) } else { Poll::Pending }
+    }
+
+    fn merges(&self) -> bool {
+        self.outlet.merges()
     }
 
     fn retry_at(&self) -> Option<Instant> {
