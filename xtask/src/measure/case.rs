@@ -96,18 +96,6 @@ impl Case {
         }
     }
 
-    /// What it gives.
-    pub(crate) const fn metrics(self) -> &'static [Metric] {
-        match self {
-            Self::Tcp1 | Self::Tcp8 | Self::TcpRev | Self::TcpBidir | Self::Tcp6 => {
-                &[Metric::Gbps, Metric::MachineCpuPerGb, Metric::DaemonCpuPerGb]
-            }
-            Self::Udp64 | Self::Udp512 | Self::Udp1400 => &[Metric::PacketsPerSecond],
-            Self::Ping | Self::PingLoad => &[Metric::P50, Metric::P99],
-            Self::Rss => &[Metric::PeakRss],
-        }
-    }
-
     /// Every case. Memory comes last, so that it shows what the others left.
     pub(crate) fn all() -> Vec<Self> {
         Self::value_variants().to_vec()
