@@ -279,7 +279,8 @@ impl<I: Identity, P: TunPort> DataPlane<I, P> {
         Ok(())
     }
 
-    fn status(&self, now: Instant) -> DeviceStatus {
+    fn status(&mut self, now: Instant) -> DeviceStatus {
+        self.tun.settle(&mut self.counters);
         DeviceStatus {
             private_key: self.tunnel.private_key().cloned(),
             public_key: self.tunnel.public_key(),

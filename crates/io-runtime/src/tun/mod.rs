@@ -38,6 +38,9 @@ pub(crate) trait TunPort {
     /// As [`next_frame`](Self::next_frame).
     fn flush(&mut self, now: Instant, counters: &mut IoCounters) -> Result<(), Error>;
 
+    /// Brings the counters up to date, but for what is being written at this moment.
+    fn settle(&mut self, counters: &mut IoCounters);
+
     /// Ready when there may be a frame to take, if `frames`, or when [`output`](Self::output) may have room
     /// again, if `room`. Whoever wants neither is not woken for it.
     fn poll_ready(&mut self, cx: &mut Context<'_>, frames: bool, room: bool) -> Poll<()>;

@@ -60,6 +60,8 @@ pub(crate) struct Threads {
     to_write: Sender<Outlet>,
     written: Receiver<Outlet>,
     outlet: Option<Outlet>,
+    /// Outlets that have come back.
+    spare: Vec<Outlet>,
     /// A wait for an outlet to come back; as `next`.
     returning: Option<RecvFut<'static, Outlet>>,
     merges: bool,
@@ -110,6 +112,7 @@ impl Threads {
             written,
             merges: outlet.merges(),
             outlet: Some(outlet),
+            spare: Vec::with_capacity(OUTLETS),
             returning: None,
             workers,
         })
@@ -139,12 +142,15 @@ impl Threads {
         Ok(true)
     }
 
-    /// Makes `outlet` a returned one, if it is away and one has come back.
-    fn take_outlet(&mut self) {
-        if self.outlet.is_none() {
-            self.returning = None;
-            self.outlet = self.written.try_recv().ok();
+    /// Makes `outlet` one that has come back, if there is none.
+    fn take_outlet(&mut self, counters: &mut IoCounters) {
+        if self.outlet.is_some() {
+            return;
         }
+        if self.spare.is_empty() {
+            self.settle(counters);
+        }
+        self.outlet = self.spare.pop();
     }
 
     fn send_outlet(&mut self) -> Result<(), Error> {
@@ -168,24 +174,28 @@ impl TunPort for Threads {
         Ok(self.current.as_mut().and_then(FrameBatch::take))
     }
 
-    fn output(&mut self, _: Instant, _: &mut IoCounters) -> Result<Option<&mut Coalescer>, Error> {
+    fn output(&mut self, _: Instant, counters: &mut IoCounters) -> Result<Option<&mut Coalescer>, Error> {
         if self.outlet.as_ref().is_some_and(|outlet| outlet.coalescer.is_full()) {
             self.send_outlet()?;
         }
-        self.take_outlet();
+        self.take_outlet(counters);
         Ok(self.outlet.as_mut().map(|outlet| &mut outlet.coalescer))
     }
 
-    fn flush(&mut self, _: Instant, counters: &mut IoCounters) -> Result<(), Error> {
+    fn flush(&mut self, _: Instant, _: &mut IoCounters) -> Result<(), Error> {
         if self.outlet.as_ref().is_some_and(|outlet| !outlet.coalescer.is_empty()) {
             self.send_outlet()?;
         }
-        self.take_outlet();
-        if let Some(outlet) = &mut self.outlet {
+        Ok(())
+    }
+
+    fn settle(&mut self, counters: &mut IoCounters) {
+        self.returning = None;
+        self.spare.extend(self.written.try_iter());
+        for outlet in &mut self.spare {
             outlet.settle(counters);
             self.merges = outlet.merges();
         }
-        Ok(())
     }
 
     fn poll_ready(&mut self, cx: &mut Context<'_>, frames: bool, room: bool) -> Poll<()> {
@@ -198,11 +208,11 @@ impl TunPort for Threads {
                 ready = true;
             }
         }
-        if room && self.outlet.is_none() {
+        if room && self.outlet.is_none() && self.spare.is_empty() {
             let returning = self.returning.get_or_insert_with(|| self.written.clone().into_recv_async());
             if let Poll::Ready(result) = Pin::new(returning).poll(cx) {
                 self.returning = None;
-                self.outlet = result.ok();
+                self.spare.extend(result.ok());
                 ready = true;
             }
         }
