@@ -663,6 +663,12 @@ mod tests {
         let mut pair = pair.handshake();
         assert!(!pair.a.wants_rekey());
         assert_eq!(pair.a.seal(&[], &mut out, pair.now), Ok(()));
+
+        pair.b.sent = REJECT_AFTER_MESSAGES;
+        assert_eq!(pair.b.seal(&[], &mut out, pair.now), Err(SealError::Exhausted));
+        pair.now += Duration::from_secs(6);
+        let now = pair.now;
+        assert_eq!(pair.handshake().b.seal(&[], &mut out, now), Ok(()), "the responder as well");
     }
 
     #[test]

@@ -90,8 +90,6 @@ pub(crate) struct Timers {
     attempt: Option<Attempt>,
     /// The session should be renewed because of its age.
     rekey_wanted: bool,
-    /// Receiving asks for a renewal once per session, or a lost one would be asked for by every packet.
-    rekeyed_on_receive: bool,
     /// Data was received: say something by then.
     answer_by: Option<Instant>,
     /// Data was sent: doubt the session if nothing was heard by then.
@@ -112,7 +110,6 @@ impl Timers {
             current: None,
             attempt: None,
             rekey_wanted: false,
-            rekeyed_on_receive: false,
             answer_by: None,
             doubt_at: None,
             keepalive_every: None,
@@ -190,7 +187,6 @@ impl Timers {
         self.current = Some(session);
         self.attempt = None;
         self.rekey_wanted = false;
-        self.rekeyed_on_receive = false;
         self.arm(session.at + REJECT_AFTER_TIME);
     }
 
@@ -224,9 +220,7 @@ impl Timers {
             self.answer_by = Some(now + KEEPALIVE_TIMEOUT);
             self.arm(now + KEEPALIVE_TIMEOUT);
         }
-        let renews = content != Content::Handshake && !self.rekeyed_on_receive;
-        if renews && self.initiated_for(REKEY_ON_RECEIVE, now) {
-            self.rekeyed_on_receive = true;
+        if content != Content::Handshake && self.initiated_for(REKEY_ON_RECEIVE, now) {
             self.want_rekey(now);
         }
     }
@@ -247,10 +241,9 @@ impl Timers {
 
     /// One thing that is due. After `None`, the next deadline lies in the future.
     pub(crate) fn poll(&mut self, now: Instant) -> Option<Due> {
-        if let Some(due) = self.poll_handshake(now).or_else(|| self.poll_session(now)) {
-            // More may be due: be asked again.
-            self.arm(now);
-            return Some(due);
+        let due = self.poll_handshake(now).or_else(|| self.poll_session(now));
+        if due.is_some() {
+            return due; // More may be due: `next` stays in the past.
         }
         self.next = self.deadlines(now).into_iter().flatten().min();
         None

@@ -23,6 +23,7 @@ macro_rules! all {
                 the_responder_does_not_renew_by_age,
                 the_initiator_renews_when_it_receives_near_the_end,
                 a_session_ends_after_three_minutes,
+                a_responder_that_never_spoke_ends_its_session_too,
                 a_session_that_ends_while_a_handshake_runs_is_not_reported,
                 an_idle_session_sends_nothing_and_comes_to_rest,
                 received_data_is_answered_within_ten_seconds,
@@ -176,6 +177,13 @@ fn a_session_ends_after_three_minutes<I: Identity>() {
     assert_eq!(pair.a.run_timers(pair.now), (vec![], 0), "reported once");
     pair.handshake();
     pair.exchange();
+}
+
+fn a_responder_that_never_spoke_ends_its_session_too<I: Identity>() {
+    let mut pair = Pair::<I>::new();
+    pair.handshake();
+    let log = pair.run(secs(200), true);
+    assert_eq!(log, [(180, 'a', Expired), (180, 'b', Expired)]);
 }
 
 fn a_session_that_ends_while_a_handshake_runs_is_not_reported<I: Identity>() {

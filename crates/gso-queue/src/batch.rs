@@ -32,6 +32,7 @@ pub struct Batch {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
     Sealed,
+    OtherHeader,
     Longer,
     SegmentCap,
     ByteCap,
@@ -39,6 +40,7 @@ pub(crate) enum Refusal {
 
 impl Batch {
     /// Where all of it goes.
+    #[inline]
     pub const fn destination(&self) -> Destination {
         self.destination
     }
@@ -94,20 +96,20 @@ impl Batch {
         Self { destination, buffer, number, segment_len: len, end: len, segments: 1, sent: 0, sealed: false }
     }
 
-    pub(crate) fn is_for(&self, to: &Destination) -> bool {
-        self.destination == *to
-    }
-
     /// May a datagram of `len` bytes join? The kernel cuts a train at every `segment_len` bytes, so
     /// only the last datagram may be shorter and none longer.
-    pub(crate) const fn admits(
+    pub(crate) fn admits(
         &self,
+        to: &Destination,
         len: usize,
         max_segments: usize,
         max_bytes: usize,
     ) -> Result<(), Refusal> {
         if self.sealed {
             return Err(Refusal::Sealed);
+        }
+        if self.destination != *to {
+            return Err(Refusal::OtherHeader);
         }
         if len > self.segment_len {
             return Err(Refusal::Longer);

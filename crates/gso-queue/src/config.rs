@@ -63,6 +63,9 @@ pub struct QueueCounters {
     pub batches: u64,
     /// Batches that a shorter last datagram sealed.
     pub sealed_by_shorter: u64,
+    /// Batches left behind because the next datagram to the same remote address needed another source
+    /// address or other ECN bits.
+    pub left_for_other_header: u64,
     /// Batches left behind because the next datagram was longer than their segments.
     pub left_for_longer: u64,
     /// Batches left behind at the segment cap.

@@ -13,8 +13,7 @@ use crate::{
 pub struct GsoQueue {
     /// In the order of their numbers, which is the order in which they were opened.
     batches: VecDeque<Batch>,
-    /// The tag of each batch's destination. Finding the newest batch of a destination searches these,
-    /// four bytes a batch, from the newest on.
+    /// The tag of each batch's destination. Finding the newest batch searches these, four bytes a batch.
     tags: Vec<Tag>,
     pool: Pool,
     max_segments: usize,
@@ -60,7 +59,7 @@ impl GsoQueue {
     }
 
     /// Takes out the oldest batch whose destination `ready` accepts, for a sender with several sockets of
-    /// which some would block. Per destination the order stays, as `ready` sees nothing but that.
+    /// which some would block. Order stays sacred as long as `ready` decides by the remote address.
     pub fn pop_where(&mut self, mut ready: impl FnMut(Destination) -> bool) -> Option<Batch> {
         let index = self.batches.iter().position(|batch| ready(batch.destination()))?;
         self.tags.remove(index);
@@ -120,17 +119,17 @@ impl GsoQueue {
         to.max_payload().min(self.buffer_bytes)
     }
 
-    /// Where the newest batch of a destination is.
+    /// Where the newest batch is that a datagram to this destination must not overtake.
     fn newest(&self, to: &Destination) -> Option<usize> {
         let last = self.batches.len().checked_sub(1)?;
         // A stream appends to the newest batch of all, again and again.
-        if self.batches[last].is_for(to) {
+        if self.batches[last].destination().is_ordered_with(to) {
             return Some(last);
         }
         let tag = Tag::of(to);
         let mut end = last;
         while let Some(found) = tag.newest_in(&self.tags[..end]) {
-            if self.batches[found].is_for(to) {
+            if self.batches[found].destination().is_ordered_with(to) {
                 return Some(found);
             }
             end = found; // another destination with the same tag
@@ -174,6 +173,7 @@ impl GsoQueue {
     const fn count(&mut self, refusal: Refusal) {
         match refusal {
             Refusal::Sealed => {} // counted when it was sealed
+            Refusal::OtherHeader => self.counters.left_for_other_header += 1,
             Refusal::Longer => self.counters.left_for_longer += 1,
             Refusal::SegmentCap => self.counters.left_at_segment_cap += 1,
             Refusal::ByteCap => self.counters.left_at_byte_cap += 1,
@@ -213,8 +213,9 @@ impl DatagramSink for GsoQueue {
         if len > max_bytes {
             return Err(AppendError::TooLong(len));
         }
-        // Only the newest batch of a destination is open: joining an older one would overtake.
-        match self.newest(&to).map(|i| (i, self.batches[i].admits(len, self.max_segments, max_bytes))) {
+        // Only the newest batch is open: joining an older one would overtake.
+        let newest = self.newest(&to);
+        match newest.map(|i| (i, self.batches[i].admits(&to, len, self.max_segments, max_bytes))) {
             Some((newest, Ok(()))) => self.join(newest, len, fill)?,
             Some((_, Err(refusal))) => {
                 self.open(to, len, fill)?;
@@ -229,8 +230,9 @@ impl DatagramSink for GsoQueue {
     }
 }
 
-/// Four bytes of hash over a destination. Equal destinations have equal tags, others almost always
-/// differ; a peer who makes them collide costs us one full comparison a batch.
+/// Four bytes of hash. Destinations that [are ordered](Destination::is_ordered_with) with each other have
+/// equal tags, others almost always differ; a peer who makes them collide costs us one full comparison a
+/// batch.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Tag(u32);
 
@@ -245,7 +247,7 @@ impl Tag {
                 ((bits >> 64) as u64).wrapping_mul(SPREAD) ^ bits as u64
             }
         };
-        let rest = u64::from(to.remote.port()) << 2 | to.ecn as u64;
+        let rest = u64::from(to.remote.port()) << 2 | u64::from(to.ecn.is_capable());
         let mixed = (address.wrapping_mul(SPREAD) ^ rest).wrapping_mul(SPREAD);
         Self((mixed >> 32) as u32)
     }

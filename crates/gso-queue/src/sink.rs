@@ -35,6 +35,11 @@ impl Ecn {
             _ => Self::NotEct,
         }
     }
+
+    /// True for every codepoint but `NotEct`: of a packet that a router may mark instead of dropping it.
+    pub const fn is_capable(self) -> bool {
+        !matches!(self, Self::NotEct)
+    }
 }
 
 /// Where a datagram goes, and everything about its outer header that must agree before two datagrams
@@ -53,6 +58,18 @@ impl Destination {
     /// A destination with no pinned source and no ECN.
     pub const fn new(remote: SocketAddr) -> Self {
         Self { remote, local: None, ecn: Ecn::NotEct }
+    }
+
+    /// Must datagrams to these two leave in the order they were appended? Yes if they go to the same remote
+    /// address and both, or neither, are ECN-capable.
+    ///
+    /// So a router's congestion mark on one packet of a flow cannot make it overtake the others, though it
+    /// needs a send of its own. ECN-capable traffic and the rest are told apart, since otherwise flows of
+    /// both kinds, packet by packet in turn, would leave nothing to batch; what a TCP connection mixes of
+    /// them (acknowledgements and retransmissions are not capable, RFC 3168 §6.1) may change places with its
+    /// data unharmed.
+    pub fn is_ordered_with(&self, other: &Self) -> bool {
+        self.remote == other.remote && self.ecn.is_capable() == other.ecn.is_capable()
     }
 
     /// The most bytes that one send may carry there: [`MAX_PAYLOAD_V4`] or [`MAX_PAYLOAD_V6`].
@@ -84,7 +101,8 @@ pub enum AppendError<E> {
 
 /// Takes outgoing datagrams, in order.
 ///
-/// Order is sacred per destination and free across destinations.
+/// Order is sacred per destination, and among destinations that [are ordered](Destination::is_ordered_with)
+/// with each other; it is free across others.
 pub trait DatagramSink {
     /// Appends one datagram of exactly `len` bytes (≥ 1), written in place by `fill`, whose slice is
     /// `len` bytes of unspecified content.

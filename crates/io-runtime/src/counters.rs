@@ -80,8 +80,6 @@ counters! {
         tun_down,
         /// Frames the TUN refused for another reason.
         tun_refused,
-        /// Datagrams that came while the TUN took nothing more.
-        tun_full,
     }
 }
 
@@ -176,7 +174,7 @@ mod tests {
 
     #[test]
     fn counters_name_themselves() {
-        let drops = Drops { udp_too_big: 2, tun_full: 3, ..Drops::default() };
+        let drops = Drops { udp_too_big: 2, tun_down: 3, ..Drops::default() };
         assert!(drops.iter().any(|entry| entry == ("udp_too_big", 2)));
         assert_eq!(drops.total(), 5);
     }

@@ -57,7 +57,7 @@ enum Source {
     Drained,
     /// There may be more.
     More,
-    /// There may be more, but it has nowhere to go.
+    /// There is more, or may be, but it has nowhere to go.
     Held,
 }
 
@@ -112,8 +112,7 @@ impl<I: Identity, P: TunPort> DataPlane<I, P> {
 
             let egress = self.egress(now)?;
             self.flush(now);
-            let v4 = self.ingress(Family::V4, now)?;
-            let v6 = self.ingress(Family::V6, now)?;
+            let ingress = self.ingress(now)?;
             self.tun.flush(now, &mut self.counters)?;
             self.handle_timeouts(now);
             self.flush(now);
@@ -124,8 +123,8 @@ impl<I: Identity, P: TunPort> DataPlane<I, P> {
                     Err(_stopped) => return Ok(()),
                 }
             }
-            if ![egress, v4, v6].contains(&Source::More) {
-                self.wait(now, egress).await;
+            if egress != Source::More && ingress != Source::More {
+                self.wait(now, egress, ingress).await;
             }
         }
     }
@@ -166,34 +165,41 @@ impl<I: Identity, P: TunPort> DataPlane<I, P> {
         Ok(Source::More)
     }
 
-    /// UDP → tunnel → coalescer: one call's worth.
-    fn ingress(&mut self, family: Family, now: Instant) -> Result<Source, Error> {
-        let Self { tunnel, tun, queue, sender, receiver, counters, .. } = self;
-        let Some(socket) = sender.socket(family) else { return Ok(Source::Drained) };
-        if tun.output(now, counters)?.is_none() {
+    /// UDP → tunnel → coalescer: one call's worth of each socket.
+    fn ingress(&mut self, now: Instant) -> Result<Source, Error> {
+        let mut found = Source::Drained;
+        if !self.open_received(now)? {
             return Ok(Source::Held);
         }
-        let received = match receiver.receive(socket, counters) {
-            Ok(received) => received,
-            Err(error) => {
-                tracing::debug!(%error, ?family, "a UDP receive failed");
-                counters.traffic.udp_recv_errors += 1;
-                return Ok(Source::Drained);
+        for family in [Family::V4, Family::V6] {
+            let Some(socket) = self.sender.socket(family) else { continue };
+            match self.receiver.receive(socket, &mut self.counters) {
+                Ok(true) => {}
+                Ok(false) => found = Source::More,
+                Err(error) => {
+                    tracing::debug!(%error, ?family, "a UDP receive failed");
+                    self.counters.traffic.udp_recv_errors += 1;
+                }
             }
-        };
-        receiver.count(received, counters);
-        for (arrival, datagram) in receiver.datagrams(received) {
-            let Some(coalescer) = tun.output(now, counters)? else {
-                counters.drops.tun_full += 1;
-                continue;
-            };
-            let Some(len) = tunnel.receive(datagram, arrival, coalescer.slot(), now, queue) else { continue };
-            if coalescer.commit(len).is_err() {
-                debug_assert!(false, "output() gives a coalescer with room");
-                counters.drops.tun_full += 1;
+            if !self.open_received(now)? {
+                return Ok(Source::Held);
             }
         }
-        Ok(if received.drained { Source::Drained } else { Source::More })
+        Ok(found)
+    }
+
+    /// Opens what was received. False if the TUN took no more before the end; the rest stays where it is.
+    fn open_received(&mut self, now: Instant) -> Result<bool, Error> {
+        let Self { tunnel, tun, queue, receiver, counters, .. } = self;
+        while let Some((arrival, datagram)) = receiver.datagram() {
+            let Some(coalescer) = tun.output(now, counters)? else { return Ok(false) };
+            if let Some(len) = tunnel.receive(datagram, arrival, coalescer.slot(), now, queue) {
+                let committed = coalescer.commit(len);
+                debug_assert!(committed.is_ok(), "output() gives a coalescer with room");
+            }
+            receiver.advance();
+        }
+        Ok(true)
     }
 
     fn flush(&mut self, now: Instant) {
@@ -220,7 +226,7 @@ impl<I: Identity, P: TunPort> DataPlane<I, P> {
             Command::SetMtu(mtu, reply) => {
                 self.config.mtu = mtu;
                 self.tunnel.set_mtu(mtu);
-                self.receiver = Receiver::new(self.features.udp_gro.is_on(), mtu, self.config.batch);
+                self.receiver.set_mtu(mtu);
                 let _ = reply.send(());
             }
         }
@@ -290,18 +296,18 @@ impl<I: Identity, P: TunPort> DataPlane<I, P> {
 
     /// Sleeps until a source may have something, a socket may take something, a deadline has passed or
     /// somebody asks for something.
-    async fn wait(&mut self, now: Instant, egress: Source) {
+    async fn wait(&mut self, now: Instant, egress: Source, ingress: Source) {
         let deadline = self.next_deadline();
         if deadline.is_some_and(|deadline| deadline <= now) {
             return;
         }
         self.wakers.watch_blocked(&self.sender);
         self.wakers.set_timer(deadline);
-        let wants_frames = egress != Source::Held;
+        let (wants_frames, wants_datagrams) = (egress != Source::Held, ingress != Source::Held);
         poll_fn(|cx| {
             // All of them, every time: each poll both asks and leaves word where to wake this loop.
             let tun = self.tun.poll_ready(cx, wants_frames).is_ready();
-            let udp = self.wakers.poll_ready(cx, &mut self.sender).is_ready();
+            let udp = self.wakers.poll_ready(cx, wants_datagrams, &mut self.sender).is_ready();
             let asked = self.requests.poll_ready(cx).is_ready();
             if tun || udp || asked { Poll::Ready(()) } else { Poll::Pending }
         })
@@ -374,11 +380,16 @@ impl Wakers {
         }
     }
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>, sender: &mut Sender<UdpSocket>) -> Poll<()> {
+    fn poll_ready(
+        &mut self,
+        cx: &mut Context<'_>,
+        datagrams: bool,
+        sender: &mut Sender<UdpSocket>,
+    ) -> Poll<()> {
         let mut ready = false;
         for family in [Family::V4, Family::V6] {
             let Some(lane) = self.lane_mut(family) else { continue };
-            ready |= lane.readable.poll(cx).is_ready();
+            ready |= datagrams && lane.readable.poll(cx).is_ready();
             if lane.writable.as_ref().is_some_and(|writable| writable.poll(cx).is_ready()) {
                 lane.writable = None;
                 sender.unblock(family);
@@ -391,3 +402,6 @@ impl Wakers {
         if ready { Poll::Ready(()) } else { Poll::Pending }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -43,9 +43,17 @@ where
     I: Identity + 'static,
     D: TunDevice + AsFd,
 {
-    let release = Release::running();
     let sockets = Sockets::bind(config.listen_port, config.fwmark, config.udp_gro)?;
-    let features = features(&config, &device, &sockets, release);
+    start::<I, D>(device, sockets, config)
+}
+
+/// [`spawn_with`], once there are sockets.
+pub(crate) fn start<I, D>(device: D, sockets: Sockets, config: RuntimeConfig) -> Result<Handle, Error>
+where
+    I: Identity + 'static,
+    D: TunDevice + AsFd,
+{
+    let features = features(&config, &device, &sockets, Release::running());
     tracing::debug!(
         port = sockets.port,
         ipv6 = features.ipv6,

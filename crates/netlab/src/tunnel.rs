@@ -13,7 +13,7 @@ use crate::{
     emulator::{Emulator, Impairment},
     link,
     namespace::Host,
-    ping,
+    traffic::answers,
     uapi::{DeviceConfig, PeerConfig},
 };
 
@@ -104,6 +104,8 @@ const LINK: &str = "link";
 const PORT: u16 = 51820;
 /// Handshake retries come every 5 s: enough for a lost one, and for a slow start.
 const READY: Duration = Duration::from_secs(15);
+/// Between pings of a tunnel that is not ready.
+const ATTEMPT: Duration = Duration::from_millis(100);
 
 /// How to build a [`Tunnel`].
 #[derive(Clone, Debug)]
@@ -192,7 +194,7 @@ impl TunnelBuilder {
         let daemon_a = self.start_daemon(&a, Side::A)?;
         let daemon_b = self.start_daemon(&b, Side::B)?;
         let tunnel = Tunnel { daemon_a, daemon_b, emulator, a, b };
-        tunnel.wait_for_ping(self.initiator.unwrap_or(Side::A))?;
+        tunnel.wait_for_pings(self.initiator.unwrap_or(Side::A))?;
         Ok(tunnel)
     }
 
@@ -212,10 +214,10 @@ impl TunnelBuilder {
         let config =
             DeviceConfig { private_key: side.private_key().into(), listen_port: PORT, peers: vec![peer] };
         daemon.uapi().set(host, &config)?;
-        host.add_address(INTERFACE, side.inner_v4(), 24)?;
-        host.add_address(INTERFACE, side.inner_v6(), 64)?;
         host.set_mtu(INTERFACE, self.mtu)?;
         host.set_up(INTERFACE)?;
+        host.add_address(INTERFACE, side.inner_v4(), 24)?;
+        host.add_address(INTERFACE, side.inner_v6(), 64)?;
         Ok(daemon)
     }
 }
@@ -258,15 +260,17 @@ impl Tunnel {
         self.emulator.as_ref()
     }
 
-    fn wait_for_ping(&self, from: Side) -> Result<()> {
+    /// The initiator first, over IPv4; then everyone over everything: the kernel puts an IPv6 address to use
+    /// some time after it has been added.
+    fn wait_for_pings(&self, initiator: Side) -> Result<()> {
         let deadline = clock::now() + READY;
-        while ping(self.host(from), from.other().inner_v4(), 1, Duration::ZERO)?.received() == 0 {
-            ensure!(
-                clock::now() < deadline,
-                "no ping in {READY:?}\n{}\n{}",
-                self.daemon_a.output(),
-                self.daemon_b.output()
-            );
+        for from in [initiator, initiator.other()] {
+            for to in [from.other().inner_v4(), from.other().inner_v6()] {
+                while !answers(self.host(from), to, ATTEMPT)? {
+                    let (a, b) = (self.daemon_a.output(), self.daemon_b.output());
+                    ensure!(clock::now() < deadline, "{to} answers no ping in {READY:?}\n{a}\n{b}");
+                }
+            }
         }
         Ok(())
     }
@@ -275,7 +279,7 @@ impl Tunnel {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Need, TcpPlan, TcpTransfer};
+    use crate::{Need, TcpPlan, TcpTransfer, ping};
 
     #[test]
     fn the_lab_itself_works_with_an_implementation_that_is_not_ours() {

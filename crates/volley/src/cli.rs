@@ -8,7 +8,7 @@ use clap_complete::Shell;
 use io_runtime::{Arrangement, RuntimeConfig};
 use tracing::level_filters::LevelFilter;
 
-use crate::{Trouble, daemon, show, tools};
+use crate::{Trouble, daemon, quick, show, tools};
 
 /// A userspace WireGuard daemon that sends in volleys: one system call for many packets.
 ///
@@ -36,6 +36,30 @@ enum Command {
         /// For programs.
         #[arg(long)]
         json: bool,
+    },
+    /// Bring an interface up from a `wg-quick` configuration file, with addresses, routes and hooks.
+    Up {
+        /// A file, or NAME for /etc/wireguard/NAME.conf.
+        #[arg(value_name = "CONF")]
+        file: String,
+    },
+    /// Take it down again.
+    Down {
+        /// A file, or NAME for /etc/wireguard/NAME.conf.
+        #[arg(value_name = "CONF")]
+        file: String,
+    },
+    /// Write what is in force to the configuration file.
+    Save {
+        /// A file, or NAME for /etc/wireguard/NAME.conf.
+        #[arg(value_name = "CONF")]
+        file: String,
+    },
+    /// Print a configuration file without what only `up` and `wg-quick` know, for `wg setconf`.
+    Strip {
+        /// A file, or NAME for /etc/wireguard/NAME.conf.
+        #[arg(value_name = "CONF")]
+        file: String,
     },
     /// Print a new private key.
     Genkey,
@@ -150,6 +174,10 @@ pub fn main() -> ExitCode {
         None => daemon::start(&cli.daemon),
         Some(Command::Run(args)) => daemon::start(args),
         Some(Command::Show { name, json }) => show::show(name.as_deref(), *json),
+        Some(Command::Up { file }) => quick::up(file),
+        Some(Command::Down { file }) => quick::down(file),
+        Some(Command::Save { file }) => quick::save(file),
+        Some(Command::Strip { file }) => quick::strip(file),
         Some(Command::Genkey) => tools::genkey(),
         Some(Command::Pubkey) => tools::pubkey(),
         Some(Command::Genpsk) => tools::genpsk(),
@@ -159,7 +187,9 @@ pub fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(trouble) => {
-            eprintln!("volley: {trouble}");
+            if !trouble.is_told() {
+                eprintln!("volley: {trouble}");
+            }
             ExitCode::FAILURE
         }
     }

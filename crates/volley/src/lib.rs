@@ -2,8 +2,10 @@
 #![forbid(unsafe_code)]
 
 pub mod cli;
+pub mod config;
 pub mod daemon;
 pub mod log;
+mod quick;
 mod show;
 mod tools;
 mod trouble;

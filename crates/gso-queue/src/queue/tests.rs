@@ -82,14 +82,40 @@ fn destinations_do_not_close_each_others_batches() {
 }
 
 #[test]
-fn source_address_and_ecn_are_part_of_the_destination() {
+fn congestion_mark_does_not_reorder_a_flow() {
     let mut queue = GsoQueue::default();
-    let pinned = Destination { local: Some([192, 0, 2, 99].into()), ..v4(1) };
-    let marked = Destination { ecn: Ecn::Ect0, ..v4(1) };
-    for to in [v4(1), pinned, marked, v4(1), pinned, marked] {
+    let capable = Destination { ecn: Ecn::Ect0, ..v4(1) };
+    let marked = Destination { ecn: Ecn::Ce, ..v4(1) };
+    for (i, to) in [capable, capable, marked, capable].into_iter().enumerate() {
+        append(&mut queue, to, 100, i as u8).unwrap();
+    }
+    let mut order = Vec::new();
+    while let Some(batch) = queue.pop() {
+        order.extend(batch.datagrams().map(|datagram| (batch.destination().ecn, datagram[0])));
+        queue.recycle(batch);
+    }
+    assert_eq!(order, [(Ecn::Ect0, 0), (Ecn::Ect0, 1), (Ecn::Ce, 2), (Ecn::Ect0, 3)]);
+    assert_eq!(queue.counters().left_for_other_header, 2);
+}
+
+#[test]
+fn flows_with_and_without_ecn_share_no_batch_and_close_none_of_the_others() {
+    let mut queue = GsoQueue::default();
+    let capable = Destination { ecn: Ecn::Ect1, ..v4(1) };
+    for to in [v4(1), capable, v4(1), capable] {
         append(&mut queue, to, 100, 0).unwrap();
     }
-    assert_eq!(drain(&mut queue), [vec![100; 2], vec![100; 2], vec![100; 2]]);
+    assert_eq!(drain(&mut queue), [vec![100; 2], vec![100; 2]]);
+}
+
+#[test]
+fn another_source_address_needs_a_send_of_its_own_in_order() {
+    let mut queue = GsoQueue::default();
+    let pinned = Destination { local: Some([192, 0, 2, 99].into()), ..v4(1) };
+    for to in [v4(1), pinned, v4(1)] {
+        append(&mut queue, to, 100, 0).unwrap();
+    }
+    assert_eq!(drain(&mut queue), [vec![100], vec![100], vec![100]]);
 }
 
 #[test]

@@ -17,7 +17,7 @@ use std::{
     sync::Arc,
     task::{Context, Poll},
     thread::JoinHandle,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use flume::{Receiver, Sender, TryRecvError, r#async::RecvFut};
@@ -43,9 +43,6 @@ const _: () = assert!(FRAME_BATCHES * BUFFER_BYTES <= CHANNEL_BYTES);
 /// 2 MiB each, resident only as far as used.
 const OUTLETS: usize = 3;
 
-/// How long the loop waits for the writer in the middle of a receive batch, before it drops a datagram.
-const WRITER_PATIENCE: Duration = Duration::from_millis(20);
-
 type Frames = Result<FrameBatch, Error>;
 
 /// See the module.
@@ -64,8 +61,6 @@ pub(crate) struct Threads {
     outlet: Option<Outlet>,
     /// A wait for an outlet to come back.
     returning: Option<RecvFut<'static, Outlet>>,
-    /// The writer let the loop wait for too long; until it gives an outlet back, nobody waits again.
-    writer_is_stuck: bool,
 
     /// Last: its threads end only after the channels above are dropped.
     workers: Workers,
@@ -112,7 +107,6 @@ impl Threads {
             written,
             outlet: Some(Outlet::new(coalesce)),
             returning: None,
-            writer_is_stuck: false,
             workers,
         })
     }
@@ -140,16 +134,10 @@ impl Threads {
         Ok(true)
     }
 
-    /// Takes a returned outlet, waiting for up to `patience`.
-    fn take_outlet(&mut self, patience: Duration, counters: &mut IoCounters) {
-        let returned = match patience.is_zero() {
-            true => self.written.try_recv().ok(),
-            false => self.written.recv_timeout(patience).ok(),
-        };
-        if let Some(mut outlet) = returned {
-            outlet.settle(counters);
-            self.outlet = Some(outlet);
-            self.writer_is_stuck = false;
+    /// Makes `outlet` a returned one, if it is away and one has come back.
+    fn take_outlet(&mut self) {
+        if self.outlet.is_none() {
+            self.outlet = self.written.try_recv().ok();
         }
     }
 
@@ -176,15 +164,11 @@ impl TunPort for Threads {
         Ok(self.current.as_mut().and_then(FrameBatch::take))
     }
 
-    fn output(&mut self, _: Instant, counters: &mut IoCounters) -> Result<Option<&mut Coalescer>, Error> {
+    fn output(&mut self, _: Instant, _: &mut IoCounters) -> Result<Option<&mut Coalescer>, Error> {
         if self.outlet.as_ref().is_some_and(|outlet| outlet.coalescer.is_full()) {
             self.send_outlet()?;
         }
-        if self.outlet.is_none() {
-            let patience = if self.writer_is_stuck { Duration::ZERO } else { WRITER_PATIENCE };
-            self.take_outlet(patience, counters);
-            self.writer_is_stuck = self.outlet.is_none();
-        }
+        self.take_outlet();
         Ok(self.outlet.as_mut().map(|outlet| &mut outlet.coalescer))
     }
 
@@ -192,8 +176,9 @@ impl TunPort for Threads {
         if self.outlet.as_ref().is_some_and(|outlet| !outlet.coalescer.is_empty()) {
             self.send_outlet()?;
         }
-        if self.outlet.is_none() {
-            self.take_outlet(Duration::ZERO, counters);
+        self.take_outlet();
+        if let Some(outlet) = &mut self.outlet {
+            outlet.settle(counters);
         }
         Ok(())
     }
@@ -213,7 +198,6 @@ impl TunPort for Threads {
             if let Poll::Ready(result) = Pin::new(returning).poll(cx) {
                 self.returning = None;
                 self.outlet = result.ok();
-                self.writer_is_stuck = false;
                 ready = true;
             }
         }

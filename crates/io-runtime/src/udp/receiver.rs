@@ -26,82 +26,106 @@ const HEADROOM: usize = 128;
 /// Receive memory with the default settings, bytes.
 const _: () = assert!(GRO_BUFFER * GRO_BUFFERS <= 512 << 10 && PLAIN_BUFFER * PLAIN_BUFFERS <= 512 << 10);
 
-/// Receive buffers, shared by all sockets, for the loop is done with them before it receives again.
+/// Receive buffers, shared by all sockets, and how far what is in them was taken out.
 #[derive(Debug)]
 pub(crate) struct Receiver {
     memory: Vec<u8>,
     buffer_len: usize,
     buffers: usize,
+    gro: bool,
+    mtu: usize,
     meta: [RecvMeta; quinn_udp::BATCH_SIZE],
-}
-
-/// What one call gave.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Received {
-    buffers: usize,
-    /// The socket had no more: wait for it to become readable.
-    pub(crate) drained: bool,
+    /// Buffers filled by the last call.
+    filled: usize,
+    /// The next datagram: its buffer, and where it starts.
+    buffer: usize,
+    offset: usize,
 }
 
 impl Receiver {
     /// `max_buffers` bounds how many buffers one call fills; 1 is one packet per system call.
     pub(crate) fn new(gro: bool, mtu: usize, max_buffers: usize) -> Self {
-        let (buffer_len, buffers) = match gro {
-            true => (GRO_BUFFER, GRO_BUFFERS),
-            false => (PLAIN_BUFFER.max(mtu + HEADROOM), PLAIN_BUFFERS),
+        let buffers = if gro { GRO_BUFFERS } else { PLAIN_BUFFERS };
+        let mut receiver = Self {
+            memory: Vec::new(),
+            buffer_len: 0,
+            buffers: buffers.min(max_buffers.max(1)),
+            gro,
+            mtu,
+            meta: [RecvMeta::default(); quinn_udp::BATCH_SIZE],
+            filled: 0,
+            buffer: 0,
+            offset: 0,
         };
-        let buffers = buffers.min(max_buffers.max(1));
-        let meta = [RecvMeta::default(); quinn_udp::BATCH_SIZE];
-        Self { memory: vec![0; buffer_len * buffers], buffer_len, buffers, meta }
+        receiver.fit_buffers();
+        receiver
     }
 
-    /// Fills buffers from the socket. What came is in [`datagrams`](Self::datagrams).
-    pub(crate) fn receive(&mut self, socket: &UdpSocket, counters: &mut IoCounters) -> io::Result<Received> {
+    /// Follows the tunnel's MTU, once what was received is taken out.
+    pub(crate) fn set_mtu(&mut self, mtu: usize) {
+        self.mtu = mtu;
+    }
+
+    fn fit_buffers(&mut self) {
+        let plain = self.mtu.saturating_add(HEADROOM).clamp(PLAIN_BUFFER, GRO_BUFFER);
+        let wanted = if self.gro { GRO_BUFFER } else { plain };
+        if wanted != self.buffer_len {
+            self.buffer_len = wanted;
+            self.memory = vec![0; wanted * self.buffers];
+        }
+    }
+
+    /// Fills the buffers from the socket; to be called when [`datagram`](Self::datagram) gives no more. True
+    /// if the socket is drained: wait for it to become readable.
+    pub(crate) fn receive(&mut self, socket: &UdpSocket, counters: &mut IoCounters) -> io::Result<bool> {
+        debug_assert!(self.datagram().is_none(), "what was received last is lost");
+        (self.filled, self.buffer, self.offset) = (0, 0, 0);
+        self.fit_buffers();
         counters.traffic.udp_recv_calls += 1;
         let mut memory = self.memory.chunks_mut(self.buffer_len);
         let mut slices: [IoSliceMut<'_>; quinn_udp::BATCH_SIZE] =
             std::array::from_fn(|_| IoSliceMut::new(memory.next().unwrap_or_default()));
         match socket.recv(&mut slices[..self.buffers], &mut self.meta) {
-            Ok(buffers) => {
-                // Edge-triggered readiness: a call that left room has seen the socket empty. With a
-                // single buffer there is no such sign but the next call.
-                let drained = buffers < self.buffers;
-                Ok(Received { buffers, drained })
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                Ok(Received { buffers: 0, drained: true })
-            }
-            Err(error) => Err(error),
+            Ok(filled) => self.filled = filled,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+        self.count(counters);
+        // A call that left room has seen the socket empty, and readiness is edge-triggered.
+        Ok(self.filled < self.buffers)
+    }
+
+    /// The datagram at hand, with how it came. `None` when all are taken.
+    pub(crate) fn datagram(&self) -> Option<(Arrival, &[u8])> {
+        let meta = self.meta[..self.filled].get(self.buffer)?;
+        let arrival = Arrival { remote: meta.addr, local: meta.dst_ip.filter(can_pin), ecn: ecn(meta.ecn) };
+        let memory = &self.memory[self.buffer * self.buffer_len..][..self.buffer_len];
+        Some((arrival, &memory[self.offset..self.end_of_datagram(meta)]))
+    }
+
+    /// Goes on to the next datagram.
+    pub(crate) fn advance(&mut self) {
+        let Some(meta) = self.meta[..self.filled].get(self.buffer) else { return };
+        self.offset = self.end_of_datagram(meta);
+        if self.offset >= meta.len.min(self.buffer_len) {
+            (self.buffer, self.offset) = (self.buffer + 1, 0);
         }
     }
 
-    /// Every datagram of the last call, with how it came.
-    pub(crate) fn datagrams(&self, received: Received) -> impl Iterator<Item = (Arrival, &[u8])> {
-        self.memory.chunks(self.buffer_len).zip(&self.meta).take(received.buffers).flat_map(
-            |(buffer, meta)| {
-                let arrival =
-                    Arrival { remote: meta.addr, local: meta.dst_ip.filter(can_pin), ecn: ecn(meta.ecn) };
-                split(&buffer[..meta.len.min(buffer.len())], meta.stride)
-                    .map(move |datagram| (arrival, datagram))
-            },
-        )
+    /// All datagrams of a buffer are `stride` bytes long but for the last. An empty one is one, too.
+    fn end_of_datagram(&self, meta: &RecvMeta) -> usize {
+        let end = self.offset + meta.stride.max(1);
+        end.min(meta.len).min(self.buffer_len)
     }
 
-    /// Counts what the last call gave.
-    pub(crate) fn count(&self, received: Received, counters: &mut IoCounters) {
-        for meta in &self.meta[..received.buffers] {
+    fn count(&self, counters: &mut IoCounters) {
+        for meta in &self.meta[..self.filled] {
             let datagrams = meta.len.div_ceil(meta.stride.max(1)).max(1);
             counters.recv_batches.record(datagrams);
             counters.traffic.udp_datagrams_received += datagrams as u64;
             counters.traffic.udp_bytes_received += meta.len as u64;
         }
     }
-}
-
-/// The datagrams of a GRO buffer: all `stride` bytes long but for the last. An empty one is one, too.
-fn split(buffer: &[u8], stride: usize) -> impl Iterator<Item = &[u8]> {
-    let empty = buffer.is_empty().then_some(buffer);
-    empty.into_iter().chain(buffer.chunks(stride.max(1)))
 }
 
 /// Replies must not be pinned to an address that no datagram may leave from.
@@ -118,21 +142,51 @@ fn ecn(codepoint: Option<EcnCodepoint>) -> Ecn {
 mod tests {
     use super::*;
 
-    fn lengths(buffer: &[u8], stride: usize) -> Vec<usize> {
-        split(buffer, stride).map(<[u8]>::len).collect()
+    /// A receiver whose buffers hold so many bytes, in datagrams of that stride.
+    fn filled_with(buffers: &[(usize, usize)]) -> Receiver {
+        let mut receiver = Receiver::new(true, 1_420, GRO_BUFFERS);
+        for (meta, (len, stride)) in receiver.meta.iter_mut().zip(buffers) {
+            (meta.len, meta.stride) = (*len, *stride);
+        }
+        receiver.filled = buffers.len();
+        receiver
+    }
+
+    fn lengths(buffers: &[(usize, usize)]) -> Vec<usize> {
+        let mut receiver = filled_with(buffers);
+        let mut lengths = Vec::new();
+        while let Some((_, datagram)) = receiver.datagram() {
+            lengths.push(datagram.len());
+            receiver.advance();
+            assert!(lengths.len() <= 1_000, "it goes on for ever");
+        }
+        lengths
     }
 
     #[test]
     fn gro_buffers_split_at_every_stride() {
-        assert_eq!(lengths(&[0; 250], 100), [100, 100, 50]);
-        assert_eq!(lengths(&[0; 200], 100), [100, 100]);
-        assert_eq!(lengths(&[0; 50], 100), [50]);
-        assert_eq!(lengths(&[0; 128], 1).len(), 128);
+        assert_eq!(lengths(&[(250, 100)]), [100, 100, 50]);
+        assert_eq!(lengths(&[(200, 100), (50, 100)]), [100, 100, 50]);
+        assert_eq!(lengths(&[(128, 1)]).len(), 128);
+        assert_eq!(lengths(&[]), []);
     }
 
     #[test]
     fn an_empty_datagram_is_one_datagram() {
-        assert_eq!(lengths(&[], 0), [0]);
-        assert_eq!(lengths(&[], 100), [0]);
+        assert_eq!(lengths(&[(0, 0), (0, 100), (10, 10)]), [0, 0, 10]);
+    }
+
+    #[test]
+    fn impossible_lengths_stay_inside_the_buffer() {
+        assert_eq!(lengths(&[(GRO_BUFFER + 1, 60_000)]), [60_000, GRO_BUFFER - 60_000]);
+    }
+
+    #[test]
+    fn replies_are_not_pinned_to_addresses_that_nothing_leaves_from() {
+        for address in ["224.0.0.1", "255.255.255.255", "0.0.0.0", "ff02::1", "::"] {
+            assert!(!can_pin(&address.parse().unwrap()), "{address}");
+        }
+        assert!(can_pin(&"192.0.2.1".parse().unwrap()));
+        assert!(can_pin(&"fe80::1".parse().unwrap()));
     }
 }

@@ -69,6 +69,9 @@ pub(crate) struct UdpSocket {
     family: Family,
     /// The kernel has GSO at all, so a state without it is a state that gave up.
     gso: bool,
+    /// Makes the socket as good as full, which no loopback ever is.
+    #[cfg(test)]
+    pub(crate) full: std::sync::Arc<std::sync::atomic::AtomicBool>,
 }
 
 impl UdpSocket {
@@ -96,7 +99,14 @@ impl UdpSocket {
             tracing::debug!(%error, "cannot allow fragments");
         }
         let gso = state.max_gso_segments() > 1;
-        Ok(Self { socket, state, family, gso })
+        Ok(Self {
+            socket,
+            state,
+            family,
+            gso,
+            #[cfg(test)]
+            full: std::sync::Arc::default(),
+        })
     }
 
     pub(crate) fn port(&self) -> io::Result<u16> {
@@ -143,6 +153,10 @@ impl UdpSocket {
 
 impl DatagramSocket for UdpSocket {
     fn try_send(&mut self, transmit: &Transmit<'_>) -> io::Result<()> {
+        #[cfg(test)]
+        if self.full.load(std::sync::atomic::Ordering::Relaxed) {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
         let result = self.state.try_send(UdpSockRef::from(&self.socket), transmit);
         let gave_up = self.gso && self.state.max_gso_segments() == 1;
         if gave_up {

@@ -49,15 +49,20 @@ impl Wire {
         }
     }
 
+    /// The next frame the device wrote. Gives its length.
+    pub fn recv_frame(&self, frame: &mut [u8]) -> usize {
+        loop {
+            match self.0.recv(frame) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.wait(PollFlags::POLLIN),
+                result => return result.expect("the device is there"),
+            }
+        }
+    }
+
     /// The packets of the next frame the device wrote.
     pub fn recv(&self) -> Vec<Vec<u8>> {
         let mut frame = vec![0; MAX_FRAME_LEN];
-        let len = loop {
-            match self.0.recv(&mut frame) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.wait(PollFlags::POLLIN),
-                result => break result.expect("the device is there"),
-            }
-        };
+        let len = self.recv_frame(&mut frame);
         let mut segments = Segments::new(&mut frame[..len]).expect("a frame that can be taken apart");
         let mut packets = Vec::new();
         while let Some(packet) = segments.next() {

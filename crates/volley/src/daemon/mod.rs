@@ -5,7 +5,7 @@ mod control;
 mod link;
 mod open;
 
-use std::time::Duration;
+use std::{env, ffi::OsString, time::Duration};
 
 use io_runtime::{DeviceStatus, Handle};
 use tokio::{
@@ -28,8 +28,16 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_millis(300);
 pub fn start(args: &DaemonArgs) -> Result<(), Trouble> {
     match Readiness::of(args.foreground) {
         Some(readiness) => run(args, readiness),
-        None => background::launch(),
+        None => background::launch(env::args_os().skip(1)),
     }
+}
+
+/// Starts a daemon for `name` in the background, whatever the name, and returns when it is ready.
+///
+/// # Errors
+/// What a person should read.
+pub(crate) fn launch(name: &str) -> Result<(), Trouble> {
+    background::launch(["run", name].map(OsString::from))
 }
 
 fn run(args: &DaemonArgs, readiness: Readiness) -> Result<(), Trouble> {

@@ -1,0 +1,132 @@
+//! What a full socket does to the rest of the loop.
+
+use std::{
+    io::ErrorKind,
+    net::{IpAddr, Ipv4Addr},
+    sync::atomic::Ordering::Relaxed,
+    time::Duration,
+};
+
+use encrypt::{Identity as _, PrivateKey, PublicKey, deterministic::InsecureIdentity};
+use tokio::time::timeout;
+use tun_device::{MAX_FRAME_LEN, MemoryHost, MemoryTun, Offloads, VNET_HEADER_LEN};
+use tunnel_core::{AllowedIpUpdate, PeerUpdate, TunnelUpdate};
+
+use super::*;
+use crate::{Arrangement, Handle, runtime::start};
+
+const LIMIT: Duration = Duration::from_secs(30);
+const A: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
+const B: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
+const PACKET: usize = 1_400;
+
+struct End {
+    handle: Handle,
+    host: MemoryHost,
+    full: std::sync::Arc<std::sync::atomic::AtomicBool>,
+    port: u16,
+    key: PrivateKey,
+}
+
+impl End {
+    fn start(arrangement: Arrangement, byte: u8) -> Self {
+        let (device, host) = MemoryTun::pair("test", Offloads::ALL).unwrap();
+        let sockets = Sockets::bind(0, 0, true).unwrap_or_else(|error| panic!("{error:?}"));
+        let (full, port) = (sockets.v4.full.clone(), sockets.port);
+        let config = RuntimeConfig { arrangement, ..RuntimeConfig::default() };
+        let handle = start::<InsecureIdentity, _>(device, sockets, config).unwrap();
+        Self { handle, host, full, port, key: PrivateKey::from_bytes([byte; 32]) }
+    }
+
+    fn public_key(&self) -> PublicKey {
+        InsecureIdentity::new(&self.key, clock::now()).public_key()
+    }
+
+    async fn know(&self, other: &Self, address: Ipv4Addr) {
+        let mut peer = PeerUpdate::new(other.public_key());
+        peer.endpoint = Some((Ipv4Addr::LOCALHOST, other.port).into());
+        peer.allowed_ips = vec![AllowedIpUpdate::Add(IpAddr::V4(address).into())];
+        let private_key = Some(Some(self.key.clone()));
+        let tunnel = TunnelUpdate { private_key, replace_peers: true, peers: vec![peer] };
+        self.handle.update(DeviceUpdate { tunnel, ..DeviceUpdate::default() }).await.unwrap();
+    }
+
+    /// The next packet's number.
+    async fn recv(&self) -> u32 {
+        let mut frame = vec![0; MAX_FRAME_LEN];
+        loop {
+            match self.host.recv(&mut frame) {
+                Ok(len) => {
+                    assert_eq!(len, VNET_HEADER_LEN + PACKET);
+                    return u32::from_be_bytes(frame[30..34].try_into().unwrap());
+                }
+                Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock),
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    async fn finish(self) {
+        self.handle.shutdown();
+        self.handle.finished().await.unwrap();
+    }
+}
+
+fn packet(from: Ipv4Addr, to: Ipv4Addr, number: u32) -> Vec<u8> {
+    let mut packet = vec![0; PACKET];
+    packet[0] = 0x45;
+    packet[2..4].copy_from_slice(&(PACKET as u16).to_be_bytes());
+    packet[9] = 253; // for experiments (RFC 3692)
+    packet[12..16].copy_from_slice(&from.octets());
+    packet[16..20].copy_from_slice(&to.octets());
+    packet[20..24].copy_from_slice(&number.to_be_bytes());
+    packet
+}
+
+#[test]
+fn a_full_socket_holds_the_tun_back_loses_nothing_and_stops_nothing_that_arrives() {
+    for arrangement in [Arrangement::Inline, Arrangement::TunThreads] {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async { timeout(LIMIT, hold_back(arrangement)).await.expect("the test hung") });
+    }
+}
+
+async fn hold_back(arrangement: Arrangement) {
+    let (a, b) = (End::start(arrangement, 1), End::start(arrangement, 2));
+    a.know(&b, B).await;
+    b.know(&a, A).await;
+    a.host.send_packet(&packet(A, B, 0)).unwrap();
+    assert_eq!(b.recv().await, 0);
+
+    // The host writes until a's device takes no more: a has stopped reading it.
+    a.full.store(true, Relaxed);
+    let mut sent = 0;
+    let mut refused = 0;
+    while refused < 50 {
+        match a.host.send_packet(&packet(A, B, sent + 1)) {
+            Ok(()) => (sent, refused) = (sent + 1, 0),
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::WouldBlock);
+                refused += 1;
+                // a may only be slow; its answer shows that it has taken another turn.
+                a.handle.status().await.unwrap();
+            }
+        }
+    }
+    let status = a.handle.status().await.unwrap();
+    assert!(status.io.traffic.udp_send_blocked > 0);
+    let taken = status.io.traffic.tun_packets_read as usize * PACKET;
+    assert!(taken < 4 * BACKLOG_BYTES, "{taken} bytes were taken from the TUN");
+
+    b.host.send_packet(&packet(B, A, 77)).unwrap();
+    assert_eq!(a.recv().await, 77, "what arrives still does");
+
+    a.full.store(false, Relaxed);
+    for number in 1..=sent {
+        assert_eq!(b.recv().await, number);
+    }
+    let status = a.handle.status().await.unwrap();
+    assert_eq!(status.io.drops.total(), 0);
+    a.finish().await;
+    b.finish().await;
+}
