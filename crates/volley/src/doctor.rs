@@ -1,22 +1,14 @@
 //! `volley doctor`: will a tunnel run here, and run fast? Everything that can be tried is tried, on a
 //! throw-away interface, rather than guessed from versions.
 
-use std::{
-    fmt,
-    fs::{self, File},
-    io::ErrorKind,
-    net::UdpSocket,
-    path::{Path, PathBuf},
-    process::Command,
-    time::Duration,
-};
+use std::{fmt, fs::File, io::ErrorKind, net::UdpSocket, path::Path, process::Command, time::Duration};
 
 use caps::{CapSet, Capability};
 use io_runtime::{DeviceStatus, Feature, RuntimeConfig};
 use nix::sys::utsname::uname;
 use tun_device::{LinuxTun, TunDevice, TunOptions};
 
-use crate::{Trouble, WithFix, tools, uapi::server::SOCKET_DIR};
+use crate::{Trouble, WithFix, quick::found, tools, uapi::server::SOCKET_DIR};
 
 /// The throw-away interface; the kernel puts a number in.
 const PROBE_NAME: &str = "volleyprobe%d";
@@ -271,25 +263,21 @@ fn wireguard_tools() -> Finding {
 }
 
 fn firewall() -> Finding {
-    const WHAT: &str = "nft";
-    let Some(path) = found("nft") else {
+    const WHAT: &str = "firewall";
+    let Some(path) = found("nft").or_else(|| found("iptables-restore")) else {
         return Finding::warning(
             WHAT,
-            "not installed; default routes (AllowedIPs = 0.0.0.0/0) need it",
+            "there is neither nft nor iptables; `up` with default routes (AllowedIPs = 0.0.0.0/0) needs one",
             "install nftables",
         );
     };
+    if !path.ends_with("nft") {
+        return Finding::good(WHAT, path.display().to_string());
+    }
     match Command::new(&path).args(["list", "tables"]).output() {
         Ok(output) if output.status.success() => Finding::good(WHAT, path.display().to_string()),
-        _ => Finding::warning(WHAT, "it cannot list tables", "modprobe nf_tables, and run as root"),
+        _ => Finding::warning(WHAT, "nft cannot list tables", "modprobe nf_tables, and run as root"),
     }
-}
-
-/// Where a program is, by `PATH`.
-fn found(program: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH")?;
-    let mut places = std::env::split_paths(&path).map(|directory| directory.join(program));
-    places.find(|place| fs::metadata(place).is_ok_and(|metadata| metadata.is_file()))
 }
 
 #[cfg(test)]
