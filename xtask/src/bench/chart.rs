@@ -6,9 +6,12 @@ use plotters::prelude::*;
 use crate::measure::{Case, Metric, Results};
 
 /// Four panels, each readable at the width of a page.
-const SIZE: (u32, u32) = (1_000, 640);
+const SIZE: (u32, u32) = (1_120, 680);
 /// Okabe and Ito's blue: told apart from the text by everyone.
 const BAR: RGBColor = RGBColor(0, 114, 178);
+/// Below the panels, two lines that say what the letters mean.
+const LEGEND: u32 = 48;
+const NAMES_PER_LINE: usize = 4;
 const FONT: &str = "sans-serif";
 
 struct Panel {
@@ -50,11 +53,13 @@ pub(super) fn draw(results: &Results) -> Result<String> {
     {
         let root = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
         root.fill(&WHITE)?;
-        let (panels, legend) = root.split_vertically(SIZE.1 - 30);
+        let (panels, legend) = root.split_vertically(SIZE.1 - LEGEND);
         for (area, panel) in panels.split_evenly((2, 2)).iter().zip(&PANELS) {
             draw_panel(area, panel, results)?;
         }
-        legend.draw(&Text::new(results.columns().join("   "), (20, 6), (FONT, 13)))?;
+        for (line, names) in (0..).zip(results.columns().chunks(NAMES_PER_LINE)) {
+            legend.draw(&Text::new(names.join("      "), (24, 4 + 20 * line), (FONT, 15)))?;
+        }
         root.present()?;
     }
     Ok(svg)
@@ -69,7 +74,7 @@ fn draw_panel(area: &Area<'_>, panel: &Panel, results: &Results) -> Result<()> {
     let top = figures.iter().flatten().copied().fold(0.0, f64::max) * 1.15;
     let top = if top > 0.0 { top } else { 1.0 };
     let mut chart = ChartBuilder::on(area)
-        .caption(panel.title, (FONT, 15))
+        .caption(panel.title, (FONT, 17))
         .margin(12)
         .x_label_area_size(24)
         .y_label_area_size(48)
@@ -80,7 +85,7 @@ fn draw_panel(area: &Area<'_>, panel: &Panel, results: &Results) -> Result<()> {
         .light_line_style(TRANSPARENT)
         .x_labels(0)
         .y_labels(6)
-        .label_style((FONT, 12))
+        .label_style((FONT, 14))
         .draw()?;
     for (column, value) in figures.into_iter().enumerate() {
         let left = column as f64;
@@ -88,12 +93,12 @@ fn draw_panel(area: &Area<'_>, panel: &Panel, results: &Results) -> Result<()> {
             let bar = [(left + 0.15, 0.0), (left + 0.85, value)];
             chart.draw_series([Rectangle::new(bar, BAR.filled())])?;
             let above = (left + 0.2, value + top * 0.06);
-            chart.draw_series([Text::new(short(value), above, (FONT, 12))])?;
+            chart.draw_series([Text::new(short(value), above, (FONT, 14))])?;
         }
         let letter: String = columns[column].chars().take(3).collect();
         let (x, y) = chart.backend_coord(&(left + 0.4, 0.0));
         let (origin_x, origin_y) = area.get_base_pixel();
-        area.draw(&Text::new(letter, (x - origin_x, y - origin_y + 6), (FONT, 12)))?;
+        area.draw(&Text::new(letter, (x - origin_x, y - origin_y + 6), (FONT, 14)))?;
     }
     Ok(())
 }

@@ -52,29 +52,31 @@ pub(crate) struct Bench {
 /// One column: a mode, and the link it runs over.
 struct Stage {
     name: &'static str,
+    /// The letter of the stage that it adds something to.
+    adds_to: Option<char>,
     arguments: &'static [&'static str],
     underlay: Underlay,
 }
 
 /// The first three are the demo's. Then each edge adds its part, and last the same over other links.
 fn stages() -> Vec<Stage> {
-    let plain = Underlay::Plain;
-    let [one, seed, gro, _] =
-        MODES.map(|mode| Stage { name: mode.name, arguments: mode.arguments, underlay: plain });
-    let inline: &[&str] = &["--batch=50", "--arrangement=inline"];
-    vec![
-        one,
-        seed,
-        gro,
-        Stage {
-            name: "(d) … and TUN offloads",
-            arguments: &["--batch=50", "--arrangement=tun-threads"],
-            underlay: plain,
-        },
-        Stage { name: "(e) … in one loop", arguments: inline, underlay: plain },
-        Stage { name: "(f) as (e), IPv6 outside", arguments: inline, underlay: Underlay::V6 },
-        Stage { name: "(g) as (e), trains cut on the link", arguments: inline, underlay: Underlay::Cut },
+    let [one, seed, gro, _] = MODES.map(|mode| (mode.name, mode.arguments));
+    let offloads = ("(d) … and TUN offloads", &["--batch=50", "--arrangement=tun-threads"][..]);
+    let inline = &["--batch=50", "--arrangement=inline"][..];
+    let (plain, v6) = (Underlay::Plain, Underlay::V6);
+    [
+        (one, None, plain),
+        (seed, Some('a'), plain),
+        (gro, Some('b'), plain),
+        (offloads, Some('c'), plain),
+        (("(e) … in one loop", inline), Some('d'), plain),
+        (("(f) as (e), IPv6 outside", inline), Some('e'), v6),
+        (("(g) as (e), link cuts trains", inline), Some('e'), Underlay::Cut),
+        (("(h) as (g), receiver joins", inline), Some('g'), Underlay::CutAndJoined),
     ]
+    .into_iter()
+    .map(|((name, arguments), adds_to, underlay)| Stage { name, adds_to, arguments, underlay })
+    .collect()
 }
 
 impl Bench {
@@ -158,6 +160,6 @@ mod tests {
     #[test]
     fn every_stage_has_a_letter_of_its_own() {
         let letters: String = stages().iter().map(Stage::letter).collect();
-        assert_eq!(letters, "abcdefg");
+        assert_eq!(letters, "abcdefgh");
     }
 }
