@@ -1,6 +1,10 @@
 //! `cargo xtask demo`: what batching buys, on this machine, in under a minute.
 
-use std::{path::Path, thread, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    thread,
+    time::Duration,
+};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
@@ -26,6 +30,9 @@ pub(crate) struct Demo {
     /// Rounds, the modes taking turns in each; figures are medians.
     #[arg(long, default_value_t = 2)]
     rounds: u32,
+    /// This daemon instead of one built here.
+    #[arg(long, value_name = "PATH")]
+    volley: Option<PathBuf>,
 }
 
 /// One mode, one round.
@@ -45,7 +52,7 @@ struct Round {
 impl Demo {
     pub(crate) fn run(&self) -> Result<()> {
         ensure!(self.rounds > 0 && self.gib > 0.0, "nothing to do");
-        let volley = cargo::build_volley()?;
+        let volley = self.volley.clone().map_or_else(cargo::build_volley, Ok)?;
         netlab::enter_user_namespace()?;
         let bytes = (self.gib * GIB as f64 / f64::from(self.rounds)).ceil() as u64;
         let bars = Bars::new(bytes * u64::from(self.rounds));
