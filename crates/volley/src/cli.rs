@@ -1,14 +1,14 @@
 //! The command line. `wg-quick` starts a daemon with a name and nothing else, so every option of the daemon
 //! has an environment variable.
 
-use std::process::ExitCode;
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use io_runtime::{Arrangement, RuntimeConfig};
 use tracing::level_filters::LevelFilter;
 
-use crate::{Trouble, daemon, quick, show, tools};
+use crate::{Trouble, daemon, doctor, metrics, quick, show, tools};
 
 /// A userspace WireGuard daemon that sends in volleys: one system call for many packets.
 ///
@@ -43,6 +43,12 @@ enum Command {
         #[arg(value_name = "CONF")]
         file: String,
     },
+    /// Check what Volley needs of this machine, and tell how to mend what is amiss.
+    ///
+    /// Some checks try the real thing: packets over the loopback, and a TUN interface for a moment, in a
+    /// network of its own where that is allowed. Nothing is changed. The exit status is 0 unless a check
+    /// fails; warnings are about speed and convenience.
+    Doctor(doctor::Args),
     /// Print a new private key.
     Genkey,
     /// Print the public key of the private key on stdin.
@@ -97,6 +103,16 @@ pub struct DaemonArgs {
     /// Exchange single packets with the TUN, with whole checksums.
     #[arg(long, env = "VOLLEY_NO_TUN_OFFLOAD", value_parser = switch, action = ArgAction::SetTrue)]
     pub no_tun_offload: bool,
+
+    /// Serve Prometheus metrics at http://ADDR/metrics. A bare port means the loopback: keep it there, or
+    /// others learn who your peers are.
+    #[arg(long, value_name = "ADDR", env = "VOLLEY_METRICS", value_parser = metrics::listen_addr)]
+    pub metrics: Option<SocketAddr>,
+
+    /// Write what crosses the interface, in the clear, to a new file for Wireshark or tcpdump; `%i` in its
+    /// name stands for the interface. It replaces an older capture, and grows until the daemon ends.
+    #[arg(long, value_name = "FILE", env = "VOLLEY_PCAP")]
+    pub pcap: Option<PathBuf>,
 
     /// What is logged: silent, error, warn, info, debug or trace (also WG_LOG_LEVEL or LOG_LEVEL).
     #[arg(long, value_name = "LEVEL", value_parser = parse_level)]
@@ -157,6 +173,7 @@ pub fn main() -> ExitCode {
         Some(Command::Run(args)) => daemon::start(args),
         Some(Command::Show { name, json }) => show::show(name.as_deref(), *json),
         Some(Command::Strip { file }) => quick::strip(file),
+        Some(Command::Doctor(args)) => doctor::run(args),
         Some(Command::Genkey) => tools::genkey(),
         Some(Command::Pubkey) => tools::pubkey(),
         Some(Command::Genpsk) => tools::genpsk(),

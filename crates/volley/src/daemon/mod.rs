@@ -5,7 +5,7 @@ mod control;
 mod link;
 mod open;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use io_runtime::{DeviceStatus, Handle};
 use tokio::{
@@ -14,7 +14,7 @@ use tokio::{
 };
 use tracing::{error, info, warn};
 
-use crate::{Trouble, WithFix, cli::DaemonArgs, log, uapi::server::Socket};
+use crate::{Trouble, WithFix, cli::DaemonArgs, log, metrics::Metrics, pcap, uapi::server::Socket};
 
 use self::{background::Readiness, control::DeviceControl, link::MtuWatch};
 
@@ -39,8 +39,21 @@ fn run(args: &DaemonArgs, readiness: Readiness) -> Result<(), Trouble> {
         .enable_all()
         .build()
         .or_trouble("cannot start the event loop")?;
-    let handle = io_runtime::spawn(device.tun, args.runtime_config(device.mtu))?;
+    let metrics = args.metrics.map(Metrics::bind).transpose()?;
+    let config = args.runtime_config(device.mtu);
+    let handle = match &args.pcap {
+        None => io_runtime::spawn(device.tun, config)?,
+        Some(file) => {
+            let tap = pcap::tap(device.tun, file)?;
+            runtime.spawn(pcap::keep_flushed(Arc::downgrade(&tap)));
+            io_runtime::spawn(tap, config)?
+        }
+    };
     let ended = runtime.block_on(async {
+        if let Some(metrics) = metrics {
+            info!("metrics are at http://{}/metrics", metrics.address());
+            tokio::spawn(metrics.serve(device.name.clone(), handle.clone()));
+        }
         let ended = live(&handle, &device.socket, &device.name, device.index, readiness).await;
         // The socket first: nobody should find it and then no answer.
         drop(device.socket);
