@@ -146,6 +146,7 @@ mod tests {
     fn send_one(tap: &impl TunDevice) {
         let mut frame = [0; VNET_HEADER_LEN + 20];
         frame[VNET_HEADER_LEN] = 0x45;
+        frame[VNET_HEADER_LEN + 3] = 20; // its total length
         tap.send(&frame).unwrap();
     }
 
