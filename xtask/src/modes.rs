@@ -62,7 +62,7 @@ pub(crate) fn udp_counters(volley: &Path, tunnel: &Tunnel, side: Side) -> Result
     ensure!(output.status.success(), "volley show: {}", String::from_utf8_lossy(&output.stderr));
     let status: Value = serde_json::from_slice(&output.stdout).context("volley show's JSON")?;
     let counter = |name| find_number(&status, name).with_context(|| format!("volley show has no {name}"));
-    Ok(UdpCounters { send_calls: counter("udp_send_calls")?, datagrams_sent: counter("udp_datagrams_sent")? })
+    Ok(UdpCounters { send_calls: counter("io_udp_send_calls")?, datagrams_sent: counter("io_udp_datagrams_sent")? })
 }
 
 /// The number under `name`, wherever it stands: the nesting is the daemon's affair.

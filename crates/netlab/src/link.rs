@@ -4,7 +4,10 @@ use std::{fs, future::Future, net::IpAddr};
 
 use anyhow::{Context, Result, anyhow};
 use futures_util::TryStreamExt;
-use netlink_packet_route::link::{InfoData, InfoKind, InfoVeth};
+use netlink_packet_route::{
+    address::AddressHeaderFlags,
+    link::{InfoData, InfoKind, InfoVeth},
+};
 use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
 
 use crate::namespace::Host;
@@ -54,7 +57,10 @@ impl Host {
         let name = interface.to_owned();
         self.netlink(move |netlink| async move {
             let index = index_of(&netlink, &name).await?;
-            Ok(netlink.address().add(index, address, prefix_len).execute().await?)
+            let mut request = netlink.address().add(index, address, prefix_len);
+            // Ours alone: in use at once, not after the kernel has looked for duplicates.
+            request.message_mut().header.flags |= AddressHeaderFlags::Nodad;
+            Ok(request.execute().await?)
         })
         .with_context(|| format!("address {address}/{prefix_len} on {interface} of {}", self.name()))
     }

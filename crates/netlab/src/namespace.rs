@@ -176,11 +176,6 @@ fn enter_new_namespaces() -> Result<File> {
     }
     mount(Some("tmpfs"), &run, Some("tmpfs"), MsFlags::empty(), Some("mode=0755"))
         .with_context(|| format!("tmpfs on {}", run.display()))?;
-    // Addresses are ours alone: no time is spent looking for duplicates of them.
-    for setting in ["all", "default"] {
-        let path = format!("/proc/sys/net/ipv6/conf/{setting}/accept_dad");
-        let _without_ipv6 = fs::write(path, "0");
-    }
     File::open("/proc/thread-self/ns/net").context("/proc/thread-self/ns/net")
 }
 

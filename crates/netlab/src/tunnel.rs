@@ -10,9 +10,10 @@ use anyhow::{Result, ensure};
 use crate::{
     clock,
     daemon::{Daemon, Implementation},
+    emulator::{Emulator, Impairment},
     link,
     namespace::Host,
-    ping,
+    traffic::answers,
     uapi::{DeviceConfig, PeerConfig},
 };
 
@@ -103,6 +104,8 @@ const LINK: &str = "link";
 const PORT: u16 = 51820;
 /// Handshake retries come every 5 s: enough for a lost one, and for a slow start.
 const READY: Duration = Duration::from_secs(15);
+/// Between pings of a tunnel that is not ready.
+const ATTEMPT: Duration = Duration::from_millis(100);
 
 /// How to build a [`Tunnel`].
 #[derive(Clone, Debug)]
@@ -114,6 +117,7 @@ pub struct TunnelBuilder {
     initiator: Option<Side>,
     preshared_key: Option<String>,
     keepalive: Option<u16>,
+    emulated: Option<Impairment>,
 }
 
 impl TunnelBuilder {
@@ -127,6 +131,7 @@ impl TunnelBuilder {
             initiator: None,
             preshared_key: None,
             keepalive: None,
+            emulated: None,
         }
     }
 
@@ -134,6 +139,13 @@ impl TunnelBuilder {
     #[must_use]
     pub fn over_v6(mut self) -> Self {
         self.outer_v6 = true;
+        self
+    }
+
+    /// Over an emulated link instead of a veth pair.
+    #[must_use]
+    pub fn over_distance(mut self, each_way: Impairment) -> Self {
+        self.emulated = Some(each_way);
         self
     }
 
@@ -171,15 +183,18 @@ impl TunnelBuilder {
     /// Without privilege, when a daemon fails, or when no ping is answered in time.
     pub fn start(&self) -> Result<Tunnel> {
         let (a, b) = (Host::new("a")?, Host::new("b")?);
-        link::connect(&a, LINK, &b, LINK, self.link_mtu)?;
+        let emulator = match self.emulated {
+            Some(each_way) => Some(Emulator::connect(&a, &b, LINK, self.link_mtu, each_way)?),
+            None => link::connect(&a, LINK, &b, LINK, self.link_mtu).map(|()| None)?,
+        };
         for (host, side) in [(&a, Side::A), (&b, Side::B)] {
             host.add_address(LINK, side.outer_v4(), 24)?;
             host.add_address(LINK, side.outer_v6(), 64)?;
         }
         let daemon_a = self.start_daemon(&a, Side::A)?;
         let daemon_b = self.start_daemon(&b, Side::B)?;
-        let tunnel = Tunnel { daemon_a, daemon_b, a, b };
-        tunnel.wait_for_ping(self.initiator.unwrap_or(Side::A))?;
+        let tunnel = Tunnel { daemon_a, daemon_b, emulator, a, b };
+        tunnel.wait_for_pings(self.initiator.unwrap_or(Side::A))?;
         Ok(tunnel)
     }
 
@@ -199,10 +214,10 @@ impl TunnelBuilder {
         let config =
             DeviceConfig { private_key: side.private_key().into(), listen_port: PORT, peers: vec![peer] };
         daemon.uapi().set(host, &config)?;
-        host.add_address(INTERFACE, side.inner_v4(), 24)?;
-        host.add_address(INTERFACE, side.inner_v6(), 64)?;
         host.set_mtu(INTERFACE, self.mtu)?;
         host.set_up(INTERFACE)?;
+        host.add_address(INTERFACE, side.inner_v4(), 24)?;
+        host.add_address(INTERFACE, side.inner_v6(), 64)?;
         Ok(daemon)
     }
 }
@@ -213,6 +228,7 @@ pub struct Tunnel {
     // Dropped first, while their hosts are there.
     daemon_a: Daemon,
     daemon_b: Daemon,
+    emulator: Option<Emulator>,
     a: Host,
     b: Host,
 }
@@ -239,15 +255,22 @@ impl Tunnel {
         }
     }
 
-    fn wait_for_ping(&self, from: Side) -> Result<()> {
+    /// The emulated link, if the tunnel crosses one.
+    pub fn emulator(&self) -> Option<&Emulator> {
+        self.emulator.as_ref()
+    }
+
+    /// The initiator first, over IPv4; then everyone over everything: the kernel puts an IPv6 address to use
+    /// some time after it has been added.
+    fn wait_for_pings(&self, initiator: Side) -> Result<()> {
         let deadline = clock::now() + READY;
-        while ping(self.host(from), from.other().inner_v4(), 1, Duration::ZERO)?.received() == 0 {
-            ensure!(
-                clock::now() < deadline,
-                "no ping in {READY:?}\n{}\n{}",
-                self.daemon_a.output(),
-                self.daemon_b.output()
-            );
+        for from in [initiator, initiator.other()] {
+            for to in [from.other().inner_v4(), from.other().inner_v6()] {
+                while !answers(self.host(from), to, ATTEMPT)? {
+                    let (a, b) = (self.daemon_a.output(), self.daemon_b.output());
+                    ensure!(clock::now() < deadline, "{to} answers no ping in {READY:?}\n{a}\n{b}");
+                }
+            }
         }
         Ok(())
     }
@@ -256,7 +279,7 @@ impl Tunnel {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Need, TcpPlan, TcpTransfer};
+    use crate::{Need, TcpPlan, TcpTransfer, ping};
 
     #[test]
     fn the_lab_itself_works_with_an_implementation_that_is_not_ours() {

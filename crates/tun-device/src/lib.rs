@@ -1,5 +1,5 @@
 #![doc = include_str!("../README.md")]
-#![deny(unsafe_code)] // allowed in linux/sys.rs alone
+#![deny(unsafe_code)] // allowed in linux/sys.rs and linux/inherit.rs alone
 
 mod device;
 mod error;

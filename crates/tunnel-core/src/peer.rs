@@ -108,6 +108,8 @@ impl<S: Session> Peer<S> {
             }
         }
         self.ensure_session(identity, now);
+        // After a pause (a laptop that slept), a handshake given up long ago must not take this packet along.
+        self.run_session_timers(now, shared, sink)?;
         self.initiate(now, shared, sink)?;
         shared.counters.drops.tx_waiting_full += self.waiting.push(packet, &mut shared.waiting);
         Ok(())
@@ -361,10 +363,9 @@ impl<S: Session> Peer<S> {
 
     /// Forgets the session: the next packet starts a new handshake, as do packets that wait and a persistent
     /// keepalive at the next [`handle_timeout`](Self::handle_timeout).
-    pub(crate) fn end_session(&mut self, now: Instant, shared: &mut Shared) {
+    pub(crate) fn end_session(&mut self, now: Instant) {
         self.session = None;
         self.keepalive.hurry(now);
-        self.look_at(now, shared);
     }
 
     /// Leaves nothing behind that sends, waits or wakes.

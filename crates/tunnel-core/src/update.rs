@@ -127,7 +127,8 @@ impl<I: Identity> Tunnel<I> {
         for peer in self.peers.values_mut() {
             self.shared.control.forget(peer.index);
             if has_key {
-                peer.end_session(now, &mut self.shared);
+                peer.end_session(now);
+                peer.look_at(now, &mut self.shared);
             } else {
                 peer.shut_down(&mut self.shared);
             }
@@ -163,11 +164,7 @@ impl<I: Identity> Tunnel<I> {
         {
             peer.preshared_key = preshared_key;
             self.shared.control.forget(index);
-            if has_key {
-                peer.end_session(now, &mut self.shared);
-            } else {
-                peer.shut_down(&mut self.shared);
-            }
+            peer.end_session(now);
         }
         if let Some(remote) = update.endpoint
             && peer.endpoint.is_none_or(|endpoint| endpoint.remote != remote)

@@ -37,6 +37,27 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Bring an interface up from a `wg-quick` configuration file, with addresses, routes and hooks.
+    Up {
+        /// Its daemon runs already (systemd starts it): set it up only.
+        #[arg(long)]
+        running: bool,
+        /// A file, or NAME for /etc/wireguard/NAME.conf.
+        #[arg(value_name = "CONF")]
+        file: String,
+    },
+    /// Take it down again.
+    Down {
+        /// A file, or NAME for /etc/wireguard/NAME.conf.
+        #[arg(value_name = "CONF")]
+        file: String,
+    },
+    /// Write what is in force to the configuration file.
+    Save {
+        /// A file, or NAME for /etc/wireguard/NAME.conf.
+        #[arg(value_name = "CONF")]
+        file: String,
+    },
     /// Print a configuration file without what only `up` and `wg-quick` know, for `wg setconf`.
     Strip {
         /// A file, or NAME for /etc/wireguard/NAME.conf.
@@ -172,6 +193,9 @@ pub fn main() -> ExitCode {
         None => daemon::start(&cli.daemon),
         Some(Command::Run(args)) => daemon::start(args),
         Some(Command::Show { name, json }) => show::show(name.as_deref(), *json),
+        Some(Command::Up { running, file }) => quick::up(file, *running),
+        Some(Command::Down { file }) => quick::down(file),
+        Some(Command::Save { file }) => quick::save(file),
         Some(Command::Strip { file }) => quick::strip(file),
         Some(Command::Doctor(args)) => doctor::run(args),
         Some(Command::Genkey) => tools::genkey(),
@@ -183,7 +207,9 @@ pub fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(trouble) => {
-            eprintln!("volley: {trouble}");
+            if !trouble.is_told() {
+                eprintln!("volley: {trouble}");
+            }
             ExitCode::FAILURE
         }
     }

@@ -27,26 +27,44 @@ const MAGICS: [u32; 4] = [0xa1b2_c3d4, 0xd4c3_b2a1, 0xa1b2_3c4d, 0x4d3c_b2a1];
 /// A device that is tapped into a file. Dropped, it writes what it still holds.
 pub(crate) type Tapped<D> = Tap<D, BufWriter<File>>;
 
-/// Puts a tap around `device`. In `file`, `%i` stands for the interface's name, as it does for `wg-quick`:
-/// a variable of the environment may reach several daemons.
-///
-/// The file is new, and its owner's alone, for it holds what the tunnel keeps from others. An older capture
-/// of that name is replaced, so that a restart does not fail; nothing else is.
-///
-/// # Errors
-/// When the file cannot be made.
-pub(crate) fn tap<D: TunDevice>(device: D, file: &Path) -> Result<Arc<Tapped<D>>, Trouble> {
-    let path = file_of(file, device.name());
-    let made = make(&path).and_then(|file| {
+/// The file of a capture, before anything is captured.
+#[derive(Debug)]
+pub(crate) struct Capture {
+    file: File,
+    path: PathBuf,
+}
+
+impl Capture {
+    /// Makes the file. In its name `%i` stands for the interface's, as it does for `wg-quick`: a variable of
+    /// the environment may reach several daemons.
+    ///
+    /// The file is new, and its owner's alone, for it will hold what the tunnel keeps from others. An older
+    /// capture of that name is replaced, so that a restart does not fail; nothing else is.
+    ///
+    /// # Errors
+    /// When the file cannot be made.
+    pub(crate) fn create(template: &Path, interface: &str) -> Result<Self, Trouble> {
+        let path = file_of(template, interface);
+        let file = make(&path).map_err(|error| failed(&path, &error))?;
+        Ok(Self { file, path })
+    }
+
+    /// Puts a tap around `device`.
+    ///
+    /// # Errors
+    /// When the file takes not even its header.
+    pub(crate) fn tap<D: TunDevice>(self, device: D) -> Result<Arc<Tapped<D>>, Trouble> {
         let now: fn() -> SystemTime = || UNIX_EPOCH + since_epoch();
-        Tap::new(device, BufWriter::with_capacity(BUFFER, file), now)
-    });
-    let tap = made.map_err(|error| {
-        Trouble::new(format!("cannot capture to {}: {error}", path.display()))
-            .fix("give --pcap (or VOLLEY_PCAP) a new file in a directory that this user may write")
-    })?;
-    info!("what crosses {} is written in the clear to {}", tap.name(), path.display());
-    Ok(Arc::new(tap))
+        let buffer = BufWriter::with_capacity(BUFFER, self.file);
+        let tap = Tap::new(device, buffer, now).map_err(|error| failed(&self.path, &error))?;
+        info!("what crosses {} is written in the clear to {}", tap.name(), self.path.display());
+        Ok(Arc::new(tap))
+    }
+}
+
+fn failed(path: &Path, error: &io::Error) -> Trouble {
+    Trouble::new(format!("cannot capture to {}: {error}", path.display()))
+        .fix("give --pcap (or VOLLEY_PCAP) a new file in a directory that this user may write")
 }
 
 /// Hands on what was tapped every second, until the device is gone or the file takes no more.
@@ -137,7 +155,7 @@ mod tests {
     /// A tapped device, which lives as long as its host's side.
     fn tapped(file: &Path) -> Result<(Arc<Tapped<MemoryTun>>, MemoryHost), Trouble> {
         let (device, host) = MemoryTun::pair("mem0", Offloads::ALL).unwrap();
-        Ok((tap(device, file)?, host))
+        Ok((Capture::create(file, device.name())?.tap(device)?, host))
     }
 
     /// One packet of 20 bytes with the pcap's two headers.

@@ -18,6 +18,16 @@ impl Trouble {
         Self { what: one_line(what.into()), fix: None }
     }
 
+    /// Something went wrong that another process has told about already.
+    pub const fn told() -> Self {
+        Self { what: String::new(), fix: None }
+    }
+
+    /// True when there is nothing left to say.
+    pub const fn is_told(&self) -> bool {
+        self.what.is_empty()
+    }
+
     /// Adds how to mend it.
     #[must_use]
     pub fn fix(mut self, fix: impl Into<String>) -> Self {

@@ -69,36 +69,61 @@ pub fn ping_for(from: &Host, to: IpAddr, time: Duration, interval: Duration) -> 
     from.spawn_thread(move || ping_here(to, interval, more)).join().expect("pinging does not panic")
 }
 
+/// Sends one ICMP echo request; whether the answer came within `patience`.
+pub(crate) fn answers(from: &Host, to: IpAddr, patience: Duration) -> Result<bool> {
+    from.run(move || {
+        let mut socket = open(to)?;
+        let time = exchange(&mut socket, &echo_request(to, 0), patience)?;
+        Ok(time.is_some())
+    })
+}
+
 fn ping_here(to: IpAddr, interval: Duration, more: impl Fn(usize, Duration) -> bool) -> Result<PingReport> {
-    let (domain, protocol) = match to {
-        IpAddr::V4(_) => (Domain::IPV4, Protocol::ICMPV4),
-        IpAddr::V6(_) => (Domain::IPV6, Protocol::ICMPV6),
-    };
-    let mut socket = Socket::new(domain, Type::RAW, Some(protocol)).context("raw ICMP socket")?;
-    socket.connect(&SocketAddr::new(to, 0).into()).with_context(|| format!("no route to {to}"))?;
+    let mut socket = open(to)?;
     let mut report = PingReport { times: Vec::new(), sent: 0 };
     let began = clock::now();
     while more(report.sent, began.elapsed()) {
         let started = clock::now();
         let request = echo_request(to, report.sent as u16);
         report.sent += 1;
-        match socket.send(&request) {
-            Ok(_) => report.times.extend(answer(&mut socket, &request, started)?),
-            // The device's queue is full, or no session yet: a lost request.
-            Err(error) if error.raw_os_error() == Some(Errno::ENOBUFS as i32) => {}
-            Err(error) => return Err(error).context("send"),
-        }
+        report.times.extend(exchange(&mut socket, &request, LATE)?);
         thread::sleep(interval.saturating_sub(started.elapsed()));
     }
     report.times.sort_unstable();
     Ok(report)
 }
 
+fn open(to: IpAddr) -> Result<Socket> {
+    let (domain, protocol) = match to {
+        IpAddr::V4(_) => (Domain::IPV4, Protocol::ICMPV4),
+        IpAddr::V6(_) => (Domain::IPV6, Protocol::ICMPV6),
+    };
+    let socket = Socket::new(domain, Type::RAW, Some(protocol)).context("raw ICMP socket")?;
+    socket.connect(&SocketAddr::new(to, 0).into()).with_context(|| format!("no route to {to}"))?;
+    Ok(socket)
+}
+
+/// Sends `request` and waits for its answer; `None` when that is late.
+fn exchange(socket: &mut Socket, request: &[u8], patience: Duration) -> Result<Option<Duration>> {
+    let started = clock::now();
+    match socket.send(request) {
+        Ok(_) => answer(socket, request, started, patience),
+        // The device's queue is full, or no session yet: a lost request.
+        Err(error) if error.raw_os_error() == Some(Errno::ENOBUFS as i32) => Ok(None),
+        Err(error) => Err(error).context("send"),
+    }
+}
+
 /// Waits for the answer to `request`; `None` when it is late.
-fn answer(socket: &mut Socket, request: &[u8], started: Instant) -> Result<Option<Duration>> {
+fn answer(
+    socket: &mut Socket,
+    request: &[u8],
+    started: Instant,
+    patience: Duration,
+) -> Result<Option<Duration>> {
     let mut buffer = [0; 1500];
     loop {
-        let left = LATE.saturating_sub(started.elapsed());
+        let left = patience.saturating_sub(started.elapsed());
         if left.is_zero() {
             return Ok(None);
         }

@@ -130,9 +130,12 @@ pub(super) fn same_headers(a: &[u8], b: &[u8], segment: &Segment) -> bool {
 
 impl Hosts {
     fn of(packet: &[u8], version: Version) -> Self {
-        let addresses = &packet[version.addresses()];
         let mut padded = [0; 32];
-        padded[..addresses.len()].copy_from_slice(addresses);
+        match version {
+            // Copies of known length are single moves.
+            Version::V4 => padded[..8].copy_from_slice(&packet[12..20]),
+            Version::V6 => padded.copy_from_slice(&packet[8..40]),
+        }
         Self { version, addresses: padded }
     }
 }

@@ -134,6 +134,7 @@ pub(crate) fn put32(bytes: &mut [u8], at: usize, value: u32) {
 fn ipv6_transport(packet: &[u8]) -> Option<(u8, usize)> {
     const HOP_BY_HOP: u8 = 0;
     const ROUTING: u8 = 43;
+    const FRAGMENT: u8 = 44;
     const DESTINATION_OPTIONS: u8 = 60;
 
     let mut next_header = packet[6];
@@ -142,8 +143,8 @@ fn ipv6_transport(packet: &[u8]) -> Option<(u8, usize)> {
         match next_header {
             HOP_BY_HOP | DESTINATION_OPTIONS => {}
             ROUTING if *packet.get(at + 3)? == 0 => {} // no segments left: the header's address is the final one
-            TCP | UDP => return Some((next_header, at)),
-            _ => return None,
+            ROUTING | FRAGMENT => return None,
+            protocol => return Some((protocol, at)),
         }
         next_header = *packet.get(at)?;
         at += (usize::from(*packet.get(at + 1)?) + 1) * 8; // RFC 8200 §4.3: in 8-byte units past the first

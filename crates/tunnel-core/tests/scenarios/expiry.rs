@@ -5,6 +5,7 @@ use encrypt::{Identity, REKEY_ATTEMPT_TIME, REKEY_TIMEOUT};
 use crate::world::{A, B, Kind, World, kinds, on_every_backend, ping, seconds};
 
 on_every_backend! {
+    the_first_packet_after_a_sleep_survives_the_handshake_that_was_under_way,
     an_unanswered_handshake_is_retried_then_given_up_with_what_waited,
     a_packet_after_a_long_silence_starts_a_new_session_and_is_not_lost,
     a_peer_that_restarted_is_found_again,
@@ -58,4 +59,17 @@ fn data_without_an_answer_is_answered_by_a_passive_keepalive<I: Identity>() {
     world.send(A, &ping(A, B, 1));
     world.drive(seconds(60));
     assert_eq!(kinds(&world.wire), [Kind::Data, Kind::Keepalive], "and the keepalive by nothing");
+}
+
+fn the_first_packet_after_a_sleep_survives_the_handshake_that_was_under_way<I: Identity>() {
+    let mut world: World<I> = World::pair();
+    world.nodes[B].unplugged = true;
+    world.send(A, &ping(A, B, 1));
+    world.drive(seconds(7));
+    world.nodes[B].unplugged = false;
+    world.now += seconds(1000); // asleep: no timer ran
+    world.send(A, &ping(A, B, 2));
+    world.drive(seconds(1));
+    assert_eq!(world.nodes[B].delivered, [ping(A, B, 2)]);
+    assert_eq!(world.nodes[A].drops(), [("tx_handshake_expired", 1)], "the packet from before");
 }

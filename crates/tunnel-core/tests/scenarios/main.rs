@@ -16,6 +16,7 @@ mod lossy_network;
 mod persistent_keepalive;
 mod rekey;
 mod roaming;
+mod soak;
 mod source_check;
 mod under_load;
 mod updates;

@@ -60,6 +60,12 @@ fn peers_are_listed_in_order_of_creation() {
     world.update(A, PeerUpdate { remove: true, ..PeerUpdate::new(key(130)) });
     world.update(A, new_peer(130));
     assert_eq!(peers(&world, A), [b, key(150), key(140), key(130)]);
+    for _ in 0..100 {
+        // Long enough for low indices to be used again.
+        world.update(A, PeerUpdate { remove: true, ..PeerUpdate::new(key(150)) });
+        world.update(A, new_peer(150));
+        assert_eq!(peers(&world, A), [b, key(140), key(130), key(150)]);
+    }
     assert_eq!(world.nodes[A].tunnel.peer_count(), 4);
 }
 

@@ -4,6 +4,7 @@
 
 use std::{
     env,
+    ffi::OsString,
     fs::{self, File},
     io::{self, Read, Write, stdout},
     os::{
@@ -95,14 +96,13 @@ fn leave_terminal() -> io::Result<()> {
     Ok(())
 }
 
-/// Starts the daemon in the background and waits until it is ready.
+/// Starts `volley ARGUMENTS` in the background and waits until it is ready.
 ///
 /// # Errors
-/// When it is not; the child has said why.
-pub(super) fn launch() -> Result<(), Trouble> {
-    let mut arguments = env::args_os();
+/// When it is not; mostly the child has said why.
+pub(super) fn launch(arguments: impl IntoIterator<Item = OsString>) -> Result<(), Trouble> {
     let mut command = Command::new(program());
-    if let Some(name) = arguments.next() {
+    if let Some(name) = env::args_os().next() {
         command.arg0(name);
     }
     let mut child = command
@@ -121,14 +121,13 @@ pub(super) fn launch() -> Result<(), Trouble> {
         return Ok(());
     }
     let status = child.wait().or_trouble("cannot wait for the daemon")?;
-    match (status.code(), status.signal()) {
-        // It has said why.
-        (Some(code), _) if code != 0 => process::exit(code),
+    Err(match (status.success(), status.signal()) {
         (_, Some(signal)) => {
-            Err(Trouble::new(format!("the daemon was killed by signal {signal} before it was ready")))
+            Trouble::new(format!("the daemon was killed by signal {signal} before it was ready"))
         }
-        _ => Err(Trouble::new("the daemon ended before it was ready")),
-    }
+        (true, None) => Trouble::new("the daemon ended before it was ready"),
+        (false, None) => Trouble::told(),
+    })
 }
 
 /// This very program; the link in /proc works even if the file was replaced since.

@@ -4,19 +4,21 @@ mod background;
 mod control;
 mod link;
 mod open;
+mod privileges;
 
-use std::{sync::Arc, time::Duration};
+use std::{env, ffi::OsString, sync::Arc, time::Duration};
 
 use io_runtime::{DeviceStatus, Handle};
+use sd_notify::NotifyState;
 use tokio::{
     signal::unix::{SignalKind, signal},
     time::timeout,
 };
 use tracing::{error, info, warn};
 
-use crate::{Trouble, WithFix, cli::DaemonArgs, log, metrics::Metrics, pcap, uapi::server::Socket};
+use crate::{Trouble, WithFix, cli::DaemonArgs, log, pcap, uapi::server::Socket};
 
-use self::{background::Readiness, control::DeviceControl, link::MtuWatch};
+use self::{background::Readiness, control::DeviceControl, link::MtuWatch, open::Device};
 
 /// How long the data plane may take to end. The whole daemon has half a second.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_millis(300);
@@ -28,35 +30,50 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_millis(300);
 pub fn start(args: &DaemonArgs) -> Result<(), Trouble> {
     match Readiness::of(args.foreground) {
         Some(readiness) => run(args, readiness),
-        None => background::launch(),
+        None => background::launch(env::args_os().skip(1)),
     }
+}
+
+/// Starts a daemon for `name` in the background, whatever the name, and returns when it is ready.
+///
+/// # Errors
+/// What a person should read.
+pub(crate) fn launch(name: &str) -> Result<(), Trouble> {
+    background::launch(["run", name].map(OsString::from))
 }
 
 fn run(args: &DaemonArgs, readiness: Readiness) -> Result<(), Trouble> {
     log::init(args.level());
-    let device = open::open(args)?;
+    let Device { tun, socket, name, index, mtu, capture, metrics } = open::open(args)?;
+    // Threads take their privileges from the one that starts them.
+    privileges::reduce();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .or_trouble("cannot start the event loop")?;
-    let metrics = args.metrics.map(Metrics::bind).transpose()?;
-    let config = args.runtime_config(device.mtu);
-    let handle = match &args.pcap {
-        None => io_runtime::spawn(device.tun, config)?,
-        Some(file) => {
-            let tap = pcap::tap(device.tun, file)?;
+    let config = args.runtime_config(mtu);
+    let handle = match capture {
+        None => io_runtime::spawn(tun, config)?,
+        Some(capture) => {
+            let tap = capture.tap(tun)?;
             runtime.spawn(pcap::keep_flushed(Arc::downgrade(&tap)));
             io_runtime::spawn(tap, config)?
         }
     };
     let ended = runtime.block_on(async {
+        let control = DeviceControl::new(handle.clone());
         if let Some(metrics) = metrics {
-            info!("metrics are at http://{}/metrics", metrics.address());
-            tokio::spawn(metrics.serve(device.name.clone(), handle.clone()));
+            let served = metrics.serve(name.clone(), handle.clone());
+            tokio::spawn(async {
+                if let Err(error) = served.await {
+                    warn!("no metrics are offered: {error}");
+                }
+            });
         }
-        let ended = live(&handle, &device.socket, &device.name, device.index, readiness).await;
+        let ended = live(&control, &handle, &socket, &name, index, readiness).await;
+        let _ = sd_notify::notify(&[NotifyState::Stopping]);
         // The socket first: nobody should find it and then no answer.
-        drop(device.socket);
+        drop(socket);
         handle.shutdown();
         if timeout(SHUTDOWN_TIMEOUT, handle.finished()).await.is_err() {
             warn!("the data plane takes too long to end; leaving it behind");
@@ -70,6 +87,7 @@ fn run(args: &DaemonArgs, readiness: Readiness) -> Result<(), Trouble> {
 
 /// From ready until something ends it.
 async fn live(
+    control: &DeviceControl,
     handle: &Handle,
     socket: &Socket,
     name: &str,
@@ -86,7 +104,7 @@ async fn live(
     info!("{name} is ready: {}", summary(&status));
     readiness.announce(name)?;
 
-    let serve = socket.serve(DeviceControl::new(handle.clone()));
+    let serve = socket.serve(control.clone());
     let removed = removed(socket);
     tokio::pin!(serve, removed);
     loop {

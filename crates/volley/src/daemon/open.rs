@@ -12,6 +12,8 @@ use super::background::INHERITED;
 use crate::{
     Trouble, WithFix,
     cli::DaemonArgs,
+    metrics::Metrics,
+    pcap::Capture,
     uapi::server::{BindError, Socket, is_alive, socket_path},
 };
 
@@ -26,6 +28,8 @@ pub(super) struct Device {
     pub(super) name: String,
     pub(super) index: u32,
     pub(super) mtu: usize,
+    pub(super) capture: Option<Capture>,
+    pub(super) metrics: Option<Metrics>,
 }
 
 pub(super) fn open(args: &DaemonArgs) -> Result<Device, Trouble> {
@@ -55,7 +59,10 @@ pub(super) fn open(args: &DaemonArgs) -> Result<Device, Trouble> {
         Some(fd) => Socket::inherited(fd),
         None => bind(&name)?,
     };
-    Ok(Device { tun, socket, name, index, mtu })
+    let metrics = args.metrics.map(Metrics::bind).transpose()?;
+    // Last, for it may replace an older one.
+    let capture = args.pcap.as_deref().map(|file| Capture::create(file, &name)).transpose()?;
+    Ok(Device { tun, socket, name, index, mtu, capture, metrics })
 }
 
 fn bind(name: &str) -> Result<Socket, Trouble> {

@@ -41,7 +41,7 @@ pub(super) fn all(port: Option<u16>) -> Vec<Check> {
         socket_buffers(),
     ];
     checks.extend(port.map(listen_port));
-    checks.extend([kernel_module(&release), wireguard_tools(), socket_directory()]);
+    checks.extend([ipv6(), kernel_module(&release), wireguard_tools(), nft(), socket_directory()]);
     checks
 }
 
@@ -160,6 +160,18 @@ fn is_family_missing(error: &io::Error) -> bool {
     error.raw_os_error().is_some_and(|code| missing.contains(&Errno::from_raw(code)))
 }
 
+fn ipv6() -> Check {
+    const NAME: &str = "IPv6";
+    match bind((Ipv6Addr::UNSPECIFIED, 0).into()) {
+        Ok(_) => Check::pass(NAME, "peers can be reached by it"),
+        Err(error) => Check::warn(
+            NAME,
+            format!("peers can be reached by IPv4 alone: {error}"),
+            "sysctl -w net.ipv6.conf.all.disable_ipv6=0, if the kernel was not started with ipv6.disable=1",
+        ),
+    }
+}
+
 fn kernel_module(release: &str) -> Check {
     let loaded = Path::new("/sys/module/wireguard").exists();
     let listed = |list: &str| {
@@ -192,9 +204,7 @@ fn judge_module(loaded: bool, available: bool) -> Check {
 
 fn wireguard_tools() -> Check {
     const NAME: &str = "wireguard-tools";
-    let path = env::var_os("PATH").unwrap_or_default();
-    let missing: Vec<_> =
-        ["wg", "wg-quick"].into_iter().filter(|tool| !is_on_path(tool, env::split_paths(&path))).collect();
+    let missing: Vec<_> = ["wg", "wg-quick"].into_iter().filter(|tool| !is_installed(tool)).collect();
     if missing.is_empty() {
         return Check::pass(NAME, "wg and wg-quick are installed");
     }
@@ -203,6 +213,23 @@ fn wireguard_tools() -> Check {
         format!("not on the PATH: {}", missing.join(" and ")),
         "install the package wireguard-tools, or do without: volley up, show, genkey",
     )
+}
+
+/// `volley up` keeps foreign packets away from a tunnel that is the default route, as `wg-quick` does.
+fn nft() -> Check {
+    const NAME: &str = "nft";
+    if is_installed("nft") {
+        return Check::pass(NAME, "installed, for AllowedIPs = 0.0.0.0/0 and ::/0");
+    }
+    Check::warn(
+        NAME,
+        "not on the PATH: `volley up` needs it for AllowedIPs = 0.0.0.0/0 and ::/0",
+        "install the package nftables",
+    )
+}
+
+fn is_installed(tool: &str) -> bool {
+    env::var_os("PATH").is_some_and(|path| is_on_path(tool, env::split_paths(&path)))
 }
 
 fn is_on_path(tool: &str, mut path: impl Iterator<Item = PathBuf>) -> bool {

@@ -13,7 +13,7 @@ pub(super) fn render(interface: &str, status: &DeviceStatus, clock: &WallClock) 
     states(&mut text, status);
     peers(&mut text, status, clock);
     for (name, count) in status.core.traffic() {
-        counter(&mut text, "tunnel", name, count);
+        counter(&mut text, "core", name, count);
     }
     for (name, count) in status.io.traffic.iter() {
         counter(&mut text, "io", name, count);
@@ -66,53 +66,46 @@ fn states(text: &mut Exposition, status: &DeviceStatus) {
 
 fn peers(text: &mut Exposition, status: &DeviceStatus, clock: &WallClock) {
     let keys: Vec<_> = status.peers.iter().map(|peer| peer.public_key.to_base64()).collect();
-    let mut each = |name, kind, help, values: &mut dyn Iterator<Item = f64>| {
-        let mut family = text.family(name, kind, help);
-        for (key, value) in keys.iter().zip(values) {
-            family.sample(&[("public_key", key)], value);
-        }
-    };
-    let peers = || status.peers.iter();
-    each(
-        "volley_peer_receive_bytes_total",
-        "counter",
-        "Bytes of authenticated UDP payload received from the peer.",
-        &mut peers().map(|peer| peer.rx_bytes as f64),
-    );
-    each(
-        "volley_peer_transmit_bytes_total",
-        "counter",
-        "Bytes of UDP payload sent to the peer.",
-        &mut peers().map(|peer| peer.tx_bytes as f64),
-    );
-    each(
-        "volley_peer_last_handshake_timestamp_seconds",
-        "gauge",
-        "When the newest session was agreed, since the Unix epoch; 0 if never.",
-        &mut peers()
-            .map(|peer| peer.last_handshake.map_or(0.0, |instant| clock.time_of(instant).as_secs_f64())),
-    );
+    let peers = || keys.iter().zip(&status.peers);
+
+    let help = "Bytes of authenticated UDP payload received from the peer.";
+    let mut family = text.family("volley_peer_receive_bytes_total", "counter", help);
+    for (key, peer) in peers() {
+        family.sample(&[("public_key", key)], peer.rx_bytes);
+    }
+    let help = "Bytes of UDP payload sent to the peer.";
+    let mut family = text.family("volley_peer_transmit_bytes_total", "counter", help);
+    for (key, peer) in peers() {
+        family.sample(&[("public_key", key)], peer.tx_bytes);
+    }
+    let help = "When the newest session was agreed, since the Unix epoch; 0 if never.";
+    let mut family = text.family("volley_peer_last_handshake_timestamp_seconds", "gauge", help);
+    for (key, peer) in peers() {
+        let time = peer.last_handshake.map_or(0.0, |instant| clock.time_of(instant).as_secs_f64());
+        family.sample(&[("public_key", key)], time);
+    }
 }
 
 /// A counter of which the table gives the name.
-fn counter(text: &mut Exposition, side: &str, name: &str, count: u64) {
-    let help = format!("Counted by the {side} side: {}.", name.replace('_', " "));
-    text.family(&format!("volley_{side}_{name}_total"), "counter", &help).sample(&[], count);
+fn counter(text: &mut Exposition, part: &str, name: &str, count: u64) {
+    let help = format!("Counted by the {part} part: {}.", name.replace('_', " "));
+    text.family(&format!("volley_{part}_{name}_total"), "counter", &help).sample(&[], count);
 }
 
 fn drops(text: &mut Exposition, status: &DeviceStatus) {
-    let tunnel = status.core.drops().map(|drop| ("tunnel", drop));
+    let core = status.core.drops().map(|drop| ("core", drop));
     let io = status.io.drops.iter().map(|drop| ("io", drop));
-    let mut family = text.family("volley_drops_total", "counter", "What was dropped, by side and reason.");
-    for (side, (reason, count)) in tunnel.chain(io) {
-        family.sample(&[("side", side), ("reason", reason)], count);
+    let mut family = text.family("volley_drops_total", "counter", "What was dropped, by part and reason.");
+    for (part, (reason, count)) in core.chain(io) {
+        family.sample(&[("part", part), ("reason", reason)], count);
     }
 }
 
 fn histogram(text: &mut Exposition, name: &str, help: &str, histogram: &Histogram) {
     let mut family = text.family(name, "histogram", help);
     let mut up_to_here = 0;
-    for (size, count) in histogram.buckets() {
+    // The last one also holds what is larger than it says.
+    for (size, count) in histogram.buckets().take(Histogram::BUCKETS - 1) {
         up_to_here += count;
         family.suffixed("_bucket", &[("le", &size.to_string())], up_to_here);
     }
@@ -237,9 +230,9 @@ mod tests {
             format!(
                 r#"volley_peer_last_handshake_timestamp_seconds{{interface="wg0",public_key="{second}"}} 1700000000.5"#
             ),
-            r#"volley_drops_total{interface="wg0",side="tunnel",reason="rx_replay"} 3"#.into(),
-            r#"volley_drops_total{interface="wg0",side="io",reason="tun_down"} 4"#.into(),
-            r#"volley_tunnel_initiations_sent_total{interface="wg0"} 5"#.into(),
+            r#"volley_drops_total{interface="wg0",part="core",reason="rx_replay"} 3"#.into(),
+            r#"volley_drops_total{interface="wg0",part="io",reason="tun_down"} 4"#.into(),
+            r#"volley_core_initiations_sent_total{interface="wg0"} 5"#.into(),
             r#"volley_udp_send_batch_datagrams_bucket{interface="wg0",le="1"} 2"#.into(),
             r#"volley_udp_send_batch_datagrams_bucket{interface="wg0",le="32"} 3"#.into(),
             r#"volley_udp_send_batch_datagrams_bucket{interface="wg0",le="64"} 4"#.into(),

@@ -10,7 +10,7 @@ use std::{
 };
 
 use io_runtime::Handle;
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::{
     Trouble,
@@ -57,12 +57,8 @@ impl Metrics {
         if !address.ip().is_loopback() {
             warn!("metrics are open to the network at {address}; they tell who the peers are");
         }
+        info!("metrics are at http://{}/metrics", metrics.address);
         Ok(metrics)
-    }
-
-    /// Where they are.
-    pub(crate) const fn address(&self) -> SocketAddr {
-        self.address
     }
 
     /// Serves until it is cancelled, in a tokio runtime.
@@ -121,7 +117,7 @@ mod tests {
     #[test]
     fn a_taken_port_is_an_error_with_its_fix() {
         let first = Metrics::bind(listen_addr("0").unwrap()).unwrap();
-        let refused = Metrics::bind(first.address()).unwrap_err().to_string();
+        let refused = Metrics::bind(first.address).unwrap_err().to_string();
         assert!(refused.contains("cannot serve metrics at 127.0.0.1:"), "{refused}");
         assert!(refused.contains("\n  to mend it: give --metrics"), "{refused}");
     }
@@ -131,7 +127,7 @@ mod tests {
         let (tun, _host) = tun_device::MemoryTun::pair("mem0", tun_device::Offloads::ALL).unwrap();
         let handle = io_runtime::spawn(tun, io_runtime::RuntimeConfig::default()).unwrap();
         let metrics = Metrics::bind(listen_addr("0").unwrap()).unwrap();
-        let address = metrics.address();
+        let address = metrics.address;
         let serving = tokio::spawn(metrics.serve("wg0".into(), handle.clone()));
 
         let mut client = TcpStream::connect(address).await.unwrap();

@@ -1,0 +1,72 @@
+//! In steady state nothing is allocated per packet. A file of its own, for it replaces the allocator.
+
+mod common;
+
+use std::{
+    alloc::{GlobalAlloc, Layout, System},
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+};
+
+use common::{Pair, packet, run};
+use io_runtime::{Arrangement, RuntimeConfig};
+use tun_device::Offloads;
+
+struct Counting;
+
+static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
+
+// SAFETY: every call is the system allocator's, with the caller's arguments and so the caller's promises.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Relaxed);
+        // SAFETY: as the caller promises.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Relaxed);
+        // SAFETY: as the caller promises.
+        unsafe { System.realloc(block, layout, size) }
+    }
+
+    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        // SAFETY: as the caller promises.
+        unsafe { System.dealloc(block, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// Packets a round, few enough for any socket buffer.
+const ROUND: u32 = 32;
+const ROUNDS: u32 = 100;
+
+#[test]
+fn steady_state_allocates_nothing_per_packet() {
+    // The batching channel's wait for the other thread costs a few allocations each time the loop sleeps,
+    // however many packets come then. Without the channel there is not even that.
+    let allowed = [(Arrangement::Inline, 0), (Arrangement::TunThreads, 16 * u64::from(ROUNDS))];
+    for (arrangement, allowed) in allowed {
+        let config = RuntimeConfig { arrangement, ..RuntimeConfig::default() };
+        run(async {
+            let pair = Pair::start(config, Offloads::ALL).await;
+            let frames: Vec<Vec<u8>> = (0..ROUND)
+                .map(|number| [vec![0; 10], packet(pair.a.inner, pair.b.inner, number, 1_400)].concat())
+                .collect();
+            let mut buffer = vec![0; 70_000];
+            let mut round = || {
+                frames.iter().for_each(|frame| pair.a.wire.send_frame(frame));
+                for _ in 0..ROUND {
+                    pair.b.wire.recv_frame(&mut buffer);
+                }
+            };
+            (0..10).for_each(|_| round());
+            let before = ALLOCATIONS.load(Relaxed);
+            (0..ROUNDS).for_each(|_| round());
+            let allocated = ALLOCATIONS.load(Relaxed) - before;
+            assert!(allocated <= allowed, "{arrangement:?}: {allocated} in {} packets", ROUND * ROUNDS);
+            pair.finish().await;
+        });
+    }
+}

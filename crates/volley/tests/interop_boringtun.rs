@@ -1,0 +1,11 @@
+//! A tunnel with `boringtun-cli` at the other end.
+
+use netlab::Need;
+
+mod lab;
+
+#[test]
+fn carries_traffic_with_boringtun() {
+    netlab::require!(Need::Namespaces, Need::Peer("boringtun-cli"));
+    lab::carries_traffic_with("boringtun-cli");
+}

@@ -1,0 +1,209 @@
+//! Metrics, packets on file, and what systemd is told.
+
+mod common;
+
+use std::{
+    fs,
+    io::{Read, Write},
+    net::TcpStream,
+    os::unix::{fs::PermissionsExt, net::UnixDatagram},
+    time::Duration,
+};
+
+use common::{Daemon, Lab, PATIENCE, eventually, keys, lab};
+use nix::sys::signal::Signal;
+
+fn http(address: &str, request: &str) -> String {
+    let mut stream = TcpStream::connect(address).expect("connected");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    stream.write_all(request.as_bytes()).expect("sent");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("received");
+    answer
+}
+
+#[test]
+fn metrics_tell_peers_drops_and_features() {
+    lab(&["wg"], |lab| {
+        let _daemon = lab.daemon("wg0", &["--metrics", "9586", "--no-udp-gro"]);
+        let ((private, _), (_, peer)) = (keys(lab), keys(lab));
+        lab.file("private", &private);
+        lab.run(&format!(
+            "wg set wg0 private-key private peer {peer} endpoint 127.0.0.1:9 allowed-ips 10.0.0.0/8 persistent-keepalive 5"
+        ));
+        let page = http("127.0.0.1:9586", "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n");
+        let (head, body) = page.split_once("\r\n\r\n").expect("a head");
+        assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
+        for line in [
+            "volley_peers{interface=\"wg0\"} 1".to_owned(),
+            format!("volley_peer_transmit_bytes_total{{interface=\"wg0\",public_key=\"{peer}\"}} 148"),
+            format!(
+                "volley_peer_last_handshake_timestamp_seconds{{interface=\"wg0\",public_key=\"{peer}\"}} 0"
+            ),
+            "volley_drops_total{interface=\"wg0\",part=\"core\",reason=\"rx_bad_tag\"} 0".to_owned(),
+            "volley_core_initiations_sent_total{interface=\"wg0\"} 1".to_owned(),
+            "volley_udp_send_batch_datagrams_bucket{interface=\"wg0\",le=\"+Inf\"} 1".to_owned(),
+            "volley_feature_enabled{interface=\"wg0\",feature=\"udp_gso\",state=\"on\"} 1".to_owned(),
+            "volley_feature_enabled{interface=\"wg0\",feature=\"udp_gro\",state=\"off (switched off)\"} 0"
+                .to_owned(),
+        ] {
+            assert!(body.lines().any(|found| found == line), "{line} is not in:\n{body}");
+        }
+        assert!(!body.contains(&private));
+        assert!(http("127.0.0.1:9586", "GET / HTTP/1.0\r\n\r\n").starts_with("HTTP/1.1 404"));
+        // Clients that never ask do not keep others out.
+        let _stuck: Vec<_> =
+            (0..15).map(|_| TcpStream::connect("127.0.0.1:9586").expect("connected")).collect();
+        assert!(http("127.0.0.1:9586", "GET /metrics HTTP/1.0\r\n\r\n").starts_with("HTTP/1.1 200"));
+    });
+}
+
+/// A daemon with one peer that is never there, and an address inside its network.
+fn one_peer(lab: &Lab, args: &[&str]) -> (Daemon, String, String) {
+    let daemon = lab.daemon("wg0", args);
+    let ((private, _), (_, peer)) = (keys(lab), keys(lab));
+    lab.file("private", &private);
+    lab.run(&format!(
+        "wg set wg0 private-key private peer {peer} endpoint 127.0.0.1:9 allowed-ips 10.9.0.0/24; \
+         ip addr add 10.9.0.1/24 dev wg0; ip link set wg0 up"
+    ));
+    (daemon, private, peer)
+}
+
+fn send_a_packet(lab: &Lab) {
+    lab.run("python3 -c \"import socket; socket.socket(2, 2).sendto(b'in the clear', ('10.9.0.2', 9))\"");
+}
+
+#[test]
+fn metrics_count_what_the_peer_is_sent_and_tell_no_secret() {
+    lab(&["wg", "ip", "curl", "python3"], |lab| {
+        let (_daemon, private, peer) = one_peer(lab, &["--metrics", ":9586"]);
+        send_a_packet(lab);
+        let scrape = || lab.run("curl -sSf http://127.0.0.1:9586/metrics");
+        // The packet started a handshake with a peer that is not there.
+        let sent = r#"volley_core_initiations_sent_total{interface="wg0"} 1"#;
+        eventually("the initiation is counted", || scrape().lines().any(|line| line == sent));
+        let text = scrape();
+        let never = format!(
+            r#"volley_peer_last_handshake_timestamp_seconds{{interface="wg0",public_key="{peer}"}} 0"#
+        );
+        assert!(text.lines().any(|line| line == never), "{text}");
+        assert!(text.contains(r#"volley_drops_total{interface="wg0",part="core",reason="rx_replay"} 0"#));
+        assert!(!text.contains(&private));
+        assert!(!lab.sh("curl -sSf http://127.0.0.1:9586/").status.success());
+    });
+}
+
+#[test]
+fn metrics_open_to_the_network_are_logged_and_the_loopback_is_not_left_unasked() {
+    lab(&["curl"], |lab| {
+        let open = lab.daemon("wg0", &["--metrics", "0.0.0.0:9586"]);
+        assert!(open.log().contains("metrics are open to the network at 0.0.0.0:9586"), "{}", open.log());
+        let _closed = lab.daemon("wg1", &["--metrics", "9587"]);
+        lab.run("ip addr add 10.8.0.1/24 dev wg0; ip link set wg0 up");
+        lab.run("curl -sSf http://10.8.0.1:9586/metrics > all");
+        assert!(!lab.sh("curl -sSf http://10.8.0.1:9587/metrics").status.success());
+    });
+}
+
+#[test]
+fn a_metrics_port_in_use_is_an_error_with_its_fix_and_leaves_nothing() {
+    lab(&["ip"], |lab| {
+        let _first = lab.daemon("wg0", &["--metrics", "9586"]);
+        let refused = lab.sh("VOLLEY_METRICS=9586 volley wg1");
+        let said = String::from_utf8_lossy(&refused.stderr);
+        assert_eq!(refused.status.code(), Some(1), "{said}");
+        assert!(said.contains("cannot serve metrics at 127.0.0.1:9586: "), "{said}");
+        assert!(said.contains("to mend it: give --metrics"), "{said}");
+        assert!(!lab.sh("ip link show wg1").status.success());
+        assert!(!common::socket("wg1").exists());
+    });
+}
+
+#[test]
+fn a_scraper_that_is_stuck_does_not_keep_the_daemon() {
+    lab(&["ip"], |lab| {
+        let mut daemon = lab.daemon("wg0", &["--metrics", "9586"]);
+        let stuck = TcpStream::connect("127.0.0.1:9586").expect("connected");
+        daemon.signal(Signal::SIGTERM);
+        assert!(daemon.ends_within(Duration::from_millis(500)), "it lives on");
+        drop(stuck);
+    });
+}
+
+#[test]
+fn a_capture_holds_what_crossed_the_interface_and_is_its_owners_alone() {
+    lab(&["wg", "ip", "python3", "tcpdump"], |lab| {
+        let (mut daemon, ..) = one_peer(lab, &["--pcap", "%i.pcap"]);
+        assert!(daemon.log().contains("is written in the clear to wg0.pcap"), "{}", daemon.log());
+        send_a_packet(lab);
+        let file = lab.dir.join("wg0.pcap");
+        let read = || fs::read(&file).expect("the capture");
+        let has_it = |capture: &[u8]| capture.windows(12).any(|window| window == b"in the clear");
+        eventually("it reaches the file while the daemon runs", || has_it(&read()));
+
+        send_a_packet(lab);
+        daemon.signal(Signal::SIGTERM);
+        assert!(daemon.ends_within(Duration::from_millis(500)));
+        assert_eq!(fs::metadata(&file).expect("the capture").permissions().mode() & 0o777, 0o600);
+        let told = lab.run("tcpdump -nn -r wg0.pcap udp port 9");
+        assert_eq!(told.matches("10.9.0.2.9: UDP, length 12").count(), 2, "{told}");
+    });
+}
+
+#[test]
+fn a_capture_that_cannot_be_made_is_an_error_with_its_fix_and_leaves_nothing() {
+    lab(&["ip"], |lab| {
+        lab.file("notes", "not a capture");
+        for (file, why) in [("/nowhere/a.pcap", "No such file or directory"), ("notes", "is not a capture")] {
+            let refused = lab.sh(&format!("VOLLEY_PCAP={file} volley wg0"));
+            let said = String::from_utf8_lossy(&refused.stderr);
+            assert_eq!(refused.status.code(), Some(1), "{said}");
+            assert!(said.contains(&format!("volley: cannot capture to {file}: ")), "{said}");
+            assert!(said.contains(why) && said.contains("\n  to mend it: give --pcap"), "{said}");
+            assert!(!lab.sh("ip link show wg0").status.success());
+            assert!(!common::socket("wg0").exists());
+        }
+    });
+}
+
+#[test]
+fn systemd_is_told_when_it_is_ready_and_when_it_ends() {
+    lab(&["ip"], |lab| {
+        let path = lab.dir.join("notify");
+        let manager = UnixDatagram::bind(&path).expect("a socket");
+        manager.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        let mut command = lab.volley(&["-f", "wg0"]);
+        let mut child = command.env("NOTIFY_SOCKET", &path).spawn().expect("it starts");
+        let told = || {
+            let mut message = [0; 512];
+            let length = manager.recv(&mut message).expect("told");
+            String::from_utf8_lossy(&message[..length]).into_owned()
+        };
+        let ready = told();
+        assert!(ready.contains("READY=1"), "{ready}");
+        assert!(common::socket("wg0").exists(), "ready means ready");
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id() as i32), Signal::SIGTERM)
+            .expect("signalled");
+        assert!(told().contains("STOPPING=1"));
+        assert!(common::waits(Duration::from_secs(5), || child.try_wait().expect("a child").is_some()));
+    });
+}
+
+#[test]
+fn the_shipped_unit_is_right_and_tight() {
+    lab(&["systemd-analyze", "sed"], |lab| {
+        let unit = concat!(env!("CARGO_MANIFEST_DIR"), "/dist/volley@.service");
+        // Where no service manager runs, everything but the program's place can be checked.
+        lab.run(&format!("sed s,/usr/bin/volley,$(command -v volley), {unit} > volley@.service"));
+        let verified =
+            lab.sh("systemd-analyze verify --man=no --recursive-errors=no ./volley@wg0.service 2>&1 || true");
+        let said = String::from_utf8_lossy(&verified.stdout);
+        let about_us: Vec<_> = said.lines().filter(|line| line.contains("volley@")).collect();
+        assert!(about_us.is_empty(), "{about_us:?}");
+        let exposure =
+            lab.run("systemd-analyze security --offline=true --no-pager ./volley@.service | tail -1");
+        let level: f32 = exposure.split_whitespace().find_map(|word| word.parse().ok()).expect("a number");
+        assert!(level <= 4.0, "{exposure}");
+    });
+}

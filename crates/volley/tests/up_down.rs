@@ -1,0 +1,198 @@
+//! `volley up` and `down`: `wg-quick`'s work without `wg-quick`.
+
+mod common;
+
+use std::fs;
+
+use common::{Lab, eventually, keys, lab, socket};
+
+const TOOLS: &[&str] = &["wg", "ip", "bash"];
+
+fn interface(lab: &Lab, more: &str) -> String {
+    format!("[Interface]\nPrivateKey = {}\n{more}\n", keys(lab).0)
+}
+
+fn peer(lab: &Lab, more: &str) -> String {
+    format!("[Peer]\nPublicKey = {}\n{more}\n", keys(lab).1)
+}
+
+fn is_gone(lab: &Lab) -> bool {
+    !socket("wg0").exists() && !lab.sh("ip link show wg0").status.success()
+}
+
+#[test]
+fn up_sets_addresses_mtu_routes_and_runs_hooks_and_down_undoes_it() {
+    lab(TOOLS, |lab| {
+        let hooks = "Address = 10.7.0.1/24, fd07::1/64\nMTU = 1380\nListenPort = 51910\nPreUp = echo preup %i >> $DIR/hooks\n\
+                     PostUp = echo up; ip link show %i >/dev/null && echo postup >> $DIR/hooks\n\
+                     PreDown = echo predown >> $DIR/hooks\nPostDown = echo postdown %i >> $DIR/hooks";
+        let peer = peer(lab, "AllowedIPs = 10.8.0.0/24, fd08::/64, 10.7.0.9/32\nEndpoint = 127.0.0.1:9");
+        lab.file("wg0.conf", &format!("{}{peer}", interface(lab, hooks)));
+        lab.run("volley up ./wg0.conf");
+        let link = lab.run("ip addr show wg0");
+        for expected in ["mtu 1380", "inet 10.7.0.1/24", "inet6 fd07::1/64", "UP"] {
+            assert!(link.contains(expected), "{link}");
+        }
+        let (v4, v6) = (lab.run("ip route"), lab.run("ip -6 route"));
+        assert!(v4.contains("10.8.0.0/24 dev wg0") && !v4.contains("10.7.0.9"), "{v4}");
+        assert!(v6.contains("fd08::/64 dev wg0"), "{v6}");
+        assert_eq!(lab.run("wg show wg0 listen-port"), "51910\n");
+        let again = lab.sh("volley up ./wg0.conf");
+        assert!(String::from_utf8_lossy(&again.stderr).contains("exists already"), "{again:?}");
+
+        lab.run("volley down ./wg0.conf");
+        assert!(is_gone(lab));
+        assert_eq!(lab.run("cat hooks"), "preup wg0\npostup\npredown\npostdown wg0\n");
+    });
+}
+
+/// What `ip` tells about everything that a default route touches.
+fn routing(lab: &Lab) -> String {
+    lab.run(
+        "ip rule; ip -6 rule; ip route; ip route show table 51820; ip -6 route show table 51820; wg show wg0 fwmark; \
+         nft list ruleset | sed 's/fe80[^ ]*/LINKLOCAL/'; cat /proc/sys/net/ipv4/conf/all/src_valid_mark; ip link show wg0 | grep -o 'mtu [0-9]*'",
+    )
+}
+
+#[test]
+fn default_routes_are_set_up_as_wg_quick_sets_them_up() {
+    lab(&["wg", "ip", "bash", "nft", "wg-quick"], |lab| {
+        let peer = peer(lab, "AllowedIPs = 0.0.0.0/0, ::/0, 192.168.0.0/16\nEndpoint = 127.0.0.1:9");
+        let interface = interface(lab, "Address = 10.7.0.1/24, fd07::1/64\nMTU = 1420");
+        lab.file("wg0.conf", &format!("{interface}{peer}"));
+        let before = lab.run("ip rule; ip -6 rule; nft list ruleset");
+
+        lab.run("volley up ./wg0.conf");
+        let ours = routing(lab);
+        lab.run("volley down ./wg0.conf");
+        assert_eq!(lab.run("ip rule; ip -6 rule; nft list ruleset"), before, "something is left behind");
+
+        lab.run("WG_QUICK_USERSPACE_IMPLEMENTATION=volley wg-quick up ./wg0.conf");
+        let theirs = routing(lab);
+        assert_eq!(ours, theirs);
+        // Either takes down what the other put up.
+        lab.run("volley down ./wg0.conf");
+        assert_eq!(lab.run("ip rule; ip -6 rule; nft list ruleset"), before);
+        lab.run("volley up ./wg0.conf; wg-quick down ./wg0.conf");
+        assert_eq!(lab.run("ip rule; ip -6 rule; nft list ruleset"), before);
+    });
+}
+
+#[test]
+fn a_failing_hook_is_rolled_back() {
+    lab(&["wg", "ip", "bash", "nft"], |lab| {
+        let peer = peer(lab, "AllowedIPs = 0.0.0.0/0");
+        lab.file("wg0.conf", &format!("{}{peer}", interface(lab, "Address = 10.7.0.1/24\nPostUp = exit 3")));
+        let before = lab.run("ip rule; nft list ruleset");
+        let failed = lab.sh("volley up ./wg0.conf");
+        assert_eq!(failed.status.code(), Some(1));
+        assert!(String::from_utf8_lossy(&failed.stderr).contains("the hook `exit 3` failed"), "{failed:?}");
+        assert!(is_gone(lab));
+        assert_eq!(lab.run("ip rule; nft list ruleset"), before);
+    });
+}
+
+#[test]
+fn an_interrupted_start_is_rolled_back() {
+    lab(&["ip", "bash", "timeout"], |lab| {
+        lab.file("wg0.conf", &interface(lab, "Address = 10.7.0.1/24\nPostUp = touch $DIR/waiting; sleep 30"));
+        let started = lab.sh("timeout -s INT 2 volley up ./wg0.conf");
+        assert!(!started.status.success());
+        assert!(lab.dir.join("waiting").exists(), "it came to the hook: {started:?}");
+        eventually("it is gone", || is_gone(lab));
+    });
+}
+
+#[test]
+fn a_busy_port_is_told_and_rolled_back() {
+    lab(&["ip"], |lab| {
+        let (_busy, port) = common::busy_port();
+        lab.file("wg0.conf", &interface(lab, &format!("ListenPort = {port}")));
+        let failed = lab.sh("volley up ./wg0.conf");
+        let said = String::from_utf8_lossy(&failed.stderr).into_owned();
+        assert!(
+            said.contains("Address already in use") && said.contains("choose another ListenPort"),
+            "{said}"
+        );
+        assert!(is_gone(lab));
+    });
+}
+
+#[test]
+fn mistakes_in_the_file_are_found_before_anything_is_done() {
+    lab(&["ip"], |lab| {
+        lab.file("wg0.conf", &interface(lab, "PreUp = touch $DIR/touched\nListenPort = x"));
+        let failed = lab.sh("volley up ./wg0.conf");
+        let said = String::from_utf8_lossy(&failed.stderr).into_owned();
+        assert!(said.contains("wg0.conf: line 4: ListenPort: `x` is not 0 to 65535"), "{said}");
+        assert!(!lab.dir.join("touched").exists());
+        for argument in ["nowhere", "./wg0", "./name-that-is-too-long.conf"] {
+            assert_eq!(lab.sh(&format!("volley up {argument}")).status.code(), Some(1), "{argument}");
+        }
+    });
+}
+
+#[test]
+fn tables_are_honoured() {
+    lab(&["ip"], |lab| {
+        let peer = peer(lab, "AllowedIPs = 10.8.0.0/24, 0.0.0.0/0");
+        lab.file("wg0.conf", &format!("{}{peer}", interface(lab, "Address = 10.7.0.1/24\nTable = 77")));
+        lab.run("volley up ./wg0.conf");
+        let routes = lab.run("ip route show table 77");
+        assert!(routes.contains("default dev wg0") && routes.contains("10.8.0.0/24 dev wg0"), "{routes}");
+        lab.run("volley down ./wg0.conf");
+
+        lab.file("wg0.conf", &format!("{}{peer}", interface(lab, "Address = 10.7.0.1/24\nTable = off")));
+        lab.run("volley up ./wg0.conf");
+        assert!(!lab.run("ip route show table all").contains("10.8.0.0/24"));
+        lab.run("volley down wg0");
+        assert!(is_gone(lab));
+    });
+}
+
+#[test]
+fn save_config_keeps_what_changed() {
+    lab(&["ip", "wg"], |lab| {
+        let path =
+            lab.file("wg0.conf", &interface(lab, "Address = 10.7.0.1/24\nSaveConfig = true\nPostUp = true"));
+        lab.run("volley up ./wg0.conf");
+        let (_, peer) = keys(lab);
+        lab.run(&format!(
+            "wg set wg0 listen-port 51911 fwmark 0x9 peer {peer} allowed-ips 10.9.0.0/24 endpoint 127.0.0.1:7"
+        ));
+        lab.run("ip addr add fd07::1/64 dev wg0");
+        lab.run("volley down ./wg0.conf");
+        let saved = fs::read_to_string(path).expect("the file");
+        for expected in [
+            "Address = 10.7.0.1/24",
+            "Address = fd07::1/64",
+            "SaveConfig = true",
+            "PostUp = true",
+            "ListenPort = 51911",
+            "FwMark = 0x9",
+            &peer,
+            "AllowedIPs = 10.9.0.0/24",
+            "Endpoint = 127.0.0.1:7",
+        ] {
+            assert!(saved.contains(expected), "{expected} is missing in:\n{saved}");
+        }
+        lab.run("volley up ./wg0.conf");
+        assert_eq!(lab.run("wg show wg0 listen-port"), "51911\n");
+        lab.run("volley down ./wg0.conf");
+    });
+}
+
+#[test]
+fn the_mtu_leaves_room_for_the_overhead_of_the_way_to_the_peer() {
+    lab(&["ip"], |lab| {
+        lab.run(
+            "ip link add down0 type veth peer name other; ip addr add 192.0.2.1/24 dev down0; \
+ ip link set dev down0 mtu 1400 up; ip link set dev other up",
+        );
+        let peer = peer(lab, "Endpoint = 192.0.2.2:9");
+        lab.file("wg0.conf", &format!("{}{peer}", interface(lab, "Address = 10.7.0.1/24")));
+        lab.run("volley up ./wg0.conf");
+        assert!(lab.run("ip link show wg0").contains("mtu 1320 "));
+        lab.run("volley down ./wg0.conf");
+    });
+}
