@@ -1,6 +1,7 @@
 //! Every developer command of Volley: `cargo xtask COMMAND`.
 #![forbid(unsafe_code)]
 
+mod bench;
 mod cargo;
 mod compare;
 mod demo;
@@ -29,6 +30,8 @@ enum Command {
     Test(test::Test),
     /// Carry a gigabyte of TCP through two real daemons in each mode, and show what batching buys.
     Demo(demo::Demo),
+    /// Measure Volley alone with one fast path after the other switched on, and the floor below it.
+    Bench(bench::Bench),
     /// Measure Volley and every other implementation that is installed, in turn, and say whether the goals are met.
     Compare(compare::Compare),
 }
@@ -38,6 +41,7 @@ fn main() -> ExitCode {
         Command::Tidy(tidy) => tidy.run(),
         Command::Test(test) => test.run(),
         Command::Demo(demo) => demo.run(),
+        Command::Bench(bench) => bench.run(),
         Command::Compare(compare) => compare.run(),
     };
     match outcome {

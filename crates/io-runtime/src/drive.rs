@@ -15,7 +15,8 @@ use tun_device::Segments;
 use tunnel_core::{Tunnel, TunnelConfig};
 
 use crate::{
-    DeviceStatus, DeviceUpdate, Error, Features, IoCounters, RuntimeConfig, UpdateError, clock,
+    DeviceStatus, DeviceUpdate, Error, Feature, Features, IoCounters, RuntimeConfig, Stopped, UpdateError,
+    clock,
     handle::{Command, Requests},
     ready::{Readable, Writable},
     tun::TunPort,
@@ -117,11 +118,10 @@ impl<I: Identity, P: TunPort> DataPlane<I, P> {
             self.handle_timeouts(now);
             self.flush(now);
 
-            while let Some(command) = self.requests.next() {
-                match command {
-                    Ok(command) => self.obey(command, now),
-                    Err(_stopped) => return Ok(()),
-                }
+            match self.requests.next() {
+                Some(Ok(command)) => self.obey(command, now),
+                Some(Err(Stopped)) => return Ok(()),
+                None => {}
             }
             if egress != Source::More && ingress != Source::More {
                 self.wait(now, egress, ingress).await;
@@ -279,7 +279,8 @@ impl<I: Identity, P: TunPort> DataPlane<I, P> {
         Ok(())
     }
 
-    fn status(&self, now: Instant) -> DeviceStatus {
+    fn status(&mut self, now: Instant) -> DeviceStatus {
+        self.tun.settle(&mut self.counters);
         DeviceStatus {
             private_key: self.tunnel.private_key().cloned(),
             public_key: self.tunnel.public_key(),
@@ -290,7 +291,14 @@ impl<I: Identity, P: TunPort> DataPlane<I, P> {
             now,
             core: *self.tunnel.counters(),
             io: self.counters,
-            features: self.features.clone(),
+            features: Features { tun_coalesce: self.tun_coalesce(), ..self.features.clone() },
+        }
+    }
+
+    fn tun_coalesce(&self) -> Feature {
+        match self.features.tun_coalesce {
+            Feature::On if !self.tun.merges() => Feature::Refused,
+            other => other,
         }
     }
 
@@ -303,11 +311,11 @@ impl<I: Identity, P: TunPort> DataPlane<I, P> {
         }
         self.wakers.watch_blocked(&self.sender);
         self.wakers.set_timer(deadline);
-        let (wants_frames, wants_datagrams) = (egress != Source::Held, ingress != Source::Held);
+        let (takes_frames, takes_datagrams) = (egress != Source::Held, ingress != Source::Held);
         poll_fn(|cx| {
             // All of them, every time: each poll both asks and leaves word where to wake this loop.
-            let tun = self.tun.poll_ready(cx, wants_frames).is_ready();
-            let udp = self.wakers.poll_ready(cx, wants_datagrams, &mut self.sender).is_ready();
+            let tun = self.tun.poll_ready(cx, takes_frames, !takes_datagrams).is_ready();
+            let udp = self.wakers.poll_ready(cx, takes_datagrams, &mut self.sender).is_ready();
             let asked = self.requests.poll_ready(cx).is_ready();
             if tun || udp || asked { Poll::Ready(()) } else { Poll::Pending }
         })

@@ -126,8 +126,8 @@ fn run<I: Identity, P: TunPort>(
 ) -> Result<(), Error> {
     let _ = started.send(Ok(()));
     let ended = runtime.block_on(plane.run());
-    let closed = plane.close();
-    ended.and(closed)
+    // A thread's panic is the cause of whatever else went wrong.
+    plane.close().and(ended)
 }
 
 fn start_error(error: std::io::Error) -> Error {

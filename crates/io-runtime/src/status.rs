@@ -68,6 +68,8 @@ pub enum Feature {
     Disabled,
     /// This kernel or device does not have it.
     Unsupported,
+    /// The kernel refused what it had offered, so it is off for the session.
+    Refused,
     /// This kernel (Linux 7.0 – 7.1.4) corrupts UDP GSO trains of equal segments.
     KernelBug,
 }
@@ -85,6 +87,7 @@ impl fmt::Display for Feature {
             Self::On => "on",
             Self::Disabled => "off (switched off)",
             Self::Unsupported => "off (not supported here)",
+            Self::Refused => "off (refused by the kernel)",
             Self::KernelBug => "off (Linux 7.0 to 7.1.4 corrupts UDP GSO)",
         })
     }

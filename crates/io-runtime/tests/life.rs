@@ -4,12 +4,13 @@ mod common;
 
 use std::{
     net::{Ipv4Addr, UdpSocket},
+    os::fd::{AsFd, BorrowedFd},
     time::Duration,
 };
 
 use common::{Pair, packet, run};
 use io_runtime::{Arrangement, DeviceUpdate, Error, RuntimeConfig, Stopped, UpdateError};
-use tun_device::{MemoryTun, Offloads};
+use tun_device::{MemoryTun, Offloads, TunDevice};
 
 const BOTH: [Arrangement; 2] = [Arrangement::Inline, Arrangement::TunThreads];
 
@@ -68,7 +69,6 @@ fn dropping_the_last_handle_ends_the_data_plane() {
             drop(io_runtime::spawn(device, config(arrangement)).unwrap());
             let ended = tokio::task::spawn_blocking(move || {
                 let flags = nix::poll::PollFlags::POLLIN;
-                use std::os::fd::AsFd as _;
                 let limit = nix::poll::PollTimeout::try_from(common::LIMIT).unwrap();
                 nix::poll::poll(&mut [nix::poll::PollFd::new(host.as_fd(), flags)], limit).unwrap()
             });
@@ -204,6 +204,50 @@ fn an_idle_data_plane_sleeps() {
             }
             assert!(quiet, "an idle loop keeps turning");
             pair.finish().await;
+        });
+    }
+}
+
+/// A device with a bug.
+struct Panicking(MemoryTun);
+
+impl TunDevice for Panicking {
+    fn name(&self) -> &str {
+        self.0.name()
+    }
+
+    fn offloads(&self) -> Offloads {
+        self.0.offloads()
+    }
+
+    fn recv(&self, buf: &mut [u8]) -> std::io::Result<usize> {
+        self.0.recv(buf)?;
+        panic!("a bug in recv")
+    }
+
+    fn send(&self, frame: &[u8]) -> std::io::Result<()> {
+        self.0.send(frame)
+    }
+}
+
+impl AsFd for Panicking {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+#[test]
+fn a_panic_ends_the_data_plane_and_is_told() {
+    for arrangement in BOTH {
+        run(async {
+            let (device, host) = MemoryTun::pair("test", Offloads::ALL).unwrap();
+            let handle = io_runtime::spawn(Panicking(device), config(arrangement)).unwrap();
+            host.send_packet(&[0x45; 20]).unwrap();
+            let ended = handle.finished().await;
+            assert!(
+                matches!(&ended, Err(Error::Panicked(message)) if message.contains("a bug in recv")),
+                "{ended:?}"
+            );
         });
     }
 }

@@ -4,6 +4,7 @@
 mod account;
 pub mod clock;
 mod daemon;
+mod emulator;
 mod ethtool;
 mod link;
 mod namespace;
@@ -14,6 +15,7 @@ mod uapi;
 
 pub use account::{KernelCounters, Memory, machine_busy, process_cpu, process_memory};
 pub use daemon::{Daemon, Implementation};
+pub use emulator::{Emulator, Impairment, PathCounters};
 pub use link::{InterfaceCounters, connect};
 pub use namespace::{Host, enter_user_namespace, unavailable};
 pub use require::{NOT_RUN_FILE, Need, REQUIRE_ALL, can_run, find_program, not_run};

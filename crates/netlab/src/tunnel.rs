@@ -10,6 +10,7 @@ use anyhow::{Result, ensure};
 use crate::{
     clock,
     daemon::{Daemon, Implementation},
+    emulator::{Emulator, Impairment},
     link,
     namespace::Host,
     traffic::answers,
@@ -116,6 +117,7 @@ pub struct TunnelBuilder {
     initiator: Option<Side>,
     preshared_key: Option<String>,
     keepalive: Option<u16>,
+    emulated: Option<Impairment>,
 }
 
 impl TunnelBuilder {
@@ -129,6 +131,7 @@ impl TunnelBuilder {
             initiator: None,
             preshared_key: None,
             keepalive: None,
+            emulated: None,
         }
     }
 
@@ -136,6 +139,13 @@ impl TunnelBuilder {
     #[must_use]
     pub fn over_v6(mut self) -> Self {
         self.outer_v6 = true;
+        self
+    }
+
+    /// Over an emulated link instead of a veth pair.
+    #[must_use]
+    pub fn over_distance(mut self, each_way: Impairment) -> Self {
+        self.emulated = Some(each_way);
         self
     }
 
@@ -173,14 +183,17 @@ impl TunnelBuilder {
     /// Without privilege, when a daemon fails, or when no ping is answered in time.
     pub fn start(&self) -> Result<Tunnel> {
         let (a, b) = (Host::new("a")?, Host::new("b")?);
-        link::connect(&a, LINK, &b, LINK, self.link_mtu)?;
+        let emulator = match self.emulated {
+            Some(each_way) => Some(Emulator::connect(&a, &b, LINK, self.link_mtu, each_way)?),
+            None => link::connect(&a, LINK, &b, LINK, self.link_mtu).map(|()| None)?,
+        };
         for (host, side) in [(&a, Side::A), (&b, Side::B)] {
             host.add_address(LINK, side.outer_v4(), 24)?;
             host.add_address(LINK, side.outer_v6(), 64)?;
         }
         let daemon_a = self.start_daemon(&a, Side::A)?;
         let daemon_b = self.start_daemon(&b, Side::B)?;
-        let tunnel = Tunnel { daemon_a, daemon_b, a, b };
+        let tunnel = Tunnel { daemon_a, daemon_b, emulator, a, b };
         tunnel.wait_for_pings(self.initiator.unwrap_or(Side::A))?;
         Ok(tunnel)
     }
@@ -215,6 +228,7 @@ pub struct Tunnel {
     // Dropped first, while their hosts are there.
     daemon_a: Daemon,
     daemon_b: Daemon,
+    emulator: Option<Emulator>,
     a: Host,
     b: Host,
 }
@@ -239,6 +253,11 @@ impl Tunnel {
             Side::A => &self.daemon_a,
             Side::B => &self.daemon_b,
         }
+    }
+
+    /// The emulated link, if the tunnel crosses one.
+    pub fn emulator(&self) -> Option<&Emulator> {
+        self.emulator.as_ref()
     }
 
     /// The initiator first, over IPv4; then everyone over everything: the kernel puts an IPv6 address to use

@@ -470,6 +470,16 @@ fn a_fragment_stays_behind_what_its_hosts_sent_before() {
 }
 
 #[test]
+fn an_ipv6_fragment_stays_behind_what_its_hosts_sent_before() {
+    let a = Spec { v6: true, ..Spec::udp() }.payload(0, 100);
+    let mut fragment = a.next(100).build();
+    fragment[6] = 44; // the UDP header's bytes now read as a fragment header
+    let packets = [a.build(), fragment, a.next(100).build()];
+    let sink = coalesce(CoalesceConfig::default(), &packets);
+    assert_eq!(sink.split(), packets);
+}
+
+#[test]
 fn pings_between_the_same_hosts_do_not_end_a_run() {
     for v6 in [false, true] {
         let a = Spec { v6, ..Spec::udp() }.payload(0, 100);

@@ -1,14 +1,14 @@
 //! The command line. `wg-quick` starts a daemon with a name and nothing else, so every option of the daemon
 //! has an environment variable.
 
-use std::process::ExitCode;
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use io_runtime::{Arrangement, RuntimeConfig};
 use tracing::level_filters::LevelFilter;
 
-use crate::{Trouble, daemon, quick, show, tools};
+use crate::{Trouble, daemon, doctor, metrics, quick, show, tools};
 
 /// A userspace WireGuard daemon that sends in volleys: one system call for many packets.
 ///
@@ -39,6 +39,9 @@ enum Command {
     },
     /// Bring an interface up from a `wg-quick` configuration file, with addresses, routes and hooks.
     Up {
+        /// Its daemon runs already (systemd starts it): set it up only.
+        #[arg(long)]
+        running: bool,
         /// A file, or NAME for /etc/wireguard/NAME.conf.
         #[arg(value_name = "CONF")]
         file: String,
@@ -60,6 +63,12 @@ enum Command {
         /// A file, or NAME for /etc/wireguard/NAME.conf.
         #[arg(value_name = "CONF")]
         file: String,
+    },
+    /// Look whether a tunnel can run here, and run fast; say how to mend what is wrong.
+    Doctor {
+        /// The UDP port that should be free.
+        #[arg(long, value_name = "PORT", default_value_t = 51_820)]
+        listen_port: u16,
     },
     /// Print a new private key.
     Genkey,
@@ -115,6 +124,14 @@ pub struct DaemonArgs {
     /// Exchange single packets with the TUN, with whole checksums.
     #[arg(long, env = "VOLLEY_NO_TUN_OFFLOAD", value_parser = switch, action = ArgAction::SetTrue)]
     pub no_tun_offload: bool,
+
+    /// Offer counters to Prometheus on this address, at /metrics; a port alone is on loopback.
+    #[arg(long, value_name = "ADDR", env = "VOLLEY_METRICS", value_parser = metrics::parse_address)]
+    pub metrics: Option<SocketAddr>,
+
+    /// Write what goes through the tunnel, in the clear, to this file.
+    #[arg(long, value_name = "FILE", env = "VOLLEY_PCAP")]
+    pub pcap: Option<PathBuf>,
 
     /// What is logged: silent, error, warn, info, debug or trace (also WG_LOG_LEVEL or LOG_LEVEL).
     #[arg(long, value_name = "LEVEL", value_parser = parse_level)]
@@ -174,10 +191,11 @@ pub fn main() -> ExitCode {
         None => daemon::start(&cli.daemon),
         Some(Command::Run(args)) => daemon::start(args),
         Some(Command::Show { name, json }) => show::show(name.as_deref(), *json),
-        Some(Command::Up { file }) => quick::up(file),
+        Some(Command::Up { running, file }) => quick::up(file, *running),
         Some(Command::Down { file }) => quick::down(file),
         Some(Command::Save { file }) => quick::save(file),
         Some(Command::Strip { file }) => quick::strip(file),
+        Some(Command::Doctor { listen_port }) => doctor::run(*listen_port),
         Some(Command::Genkey) => tools::genkey(),
         Some(Command::Pubkey) => tools::pubkey(),
         Some(Command::Genpsk) => tools::genpsk(),

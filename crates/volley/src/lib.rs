@@ -4,7 +4,9 @@
 pub mod cli;
 pub mod config;
 pub mod daemon;
+mod doctor;
 pub mod log;
+mod metrics;
 mod quick;
 mod show;
 mod tools;

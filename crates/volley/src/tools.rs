@@ -50,7 +50,31 @@ pub(crate) fn man() -> Result<(), Trouble> {
         page.render_description_section(&mut text).or_trouble("cannot write the manual page")?;
         page.render_options_section(&mut text).or_trouble("cannot write the manual page")?;
     }
+    text.extend_from_slice(environment().as_bytes());
     write(&text)
+}
+
+/// The manual's section about variables: those of options, and those without one.
+fn environment() -> String {
+    const OTHERS: [(&str, &str); 5] = [
+        ("WG_LOG_LEVEL, LOG_LEVEL", "As --log-level."),
+        ("WG_TUN_FD", "The number of an open TUN device to use, instead of making one."),
+        ("WG_UAPI_FD", "The number of a listening configuration socket to use, instead of making one."),
+        (
+            "WG_ENDPOINT_RESOLUTION_RETRIES",
+            "How often `volley up` tries to resolve an endpoint; 15 if not set.",
+        ),
+        ("NOTIFY_SOCKET", "Where systemd is told that the daemon is ready, and that it ends."),
+    ];
+    let command = Cli::command();
+    let of_options = command.get_arguments().filter_map(|argument| {
+        let variable = argument.get_env()?.to_str()?.to_owned();
+        Some((variable, format!("As --{}.", argument.get_long()?)))
+    });
+    let others = OTHERS.iter().map(|(variable, meaning)| ((*variable).to_owned(), (*meaning).to_owned()));
+    let entries = of_options.chain(others);
+    let entries = entries.map(|(variable, meaning)| format!(".TP\n\\fB{variable}\\fR\n{meaning}\n"));
+    std::iter::once(".SH ENVIRONMENT\n".to_owned()).chain(entries).collect()
 }
 
 /// Prints one line, and says so if it could not: half a key in a file is worse than none.

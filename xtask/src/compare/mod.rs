@@ -3,7 +3,7 @@
 mod peers;
 mod proof;
 
-use std::{fs, path::PathBuf, time::Duration};
+use std::{fs, path::PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
@@ -13,9 +13,8 @@ use self::{
     peers::{Peer, known_peers},
     proof::verdicts,
 };
-use crate::{
-    cargo,
-    measure::{Case, Column, Machine, Results, Settings, estimate, run_rounds},
+use crate::measure::{
+    Case, Column, Machine, Results, Settings, estimate, plan, run_rounds, to_json, volley_binary,
 };
 
 /// Measures Volley and every other implementation in turn, all with their default settings over the same link.
@@ -39,6 +38,9 @@ pub(crate) struct Compare {
     /// One round of half a second each: whether it works, not how well.
     #[arg(long)]
     quick: bool,
+    /// Measure this binary instead of building one.
+    #[arg(long, value_name = "FILE")]
+    volley: Option<PathBuf>,
     /// Write every sample as JSON.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -52,7 +54,7 @@ impl Compare {
         let (rounds, settings) = plan(self.rounds, self.seconds, self.quick)?;
         let cases = if self.cases.is_empty() { Case::all() } else { self.cases.clone() };
         let known = known_peers(&self.only)?;
-        let volley = cargo::build_volley()?;
+        let volley = volley_binary(self.volley.as_deref())?;
         netlab::enter_user_namespace()?;
         let machine = Machine::here()?;
 
@@ -78,7 +80,7 @@ impl Compare {
             fs::write(file, &report).with_context(|| file.display().to_string())?;
         }
         if let Some(file) = &self.json {
-            fs::write(file, json(&machine, &results, rounds, &settings)?)
+            fs::write(file, to_json(&machine, &results, rounds, &settings)?)
                 .with_context(|| file.display().to_string())?;
         }
         let volley_complete =
@@ -86,14 +88,6 @@ impl Compare {
         ensure!(volley_complete, "volley itself failed in a case; see the notes");
         Ok(())
     }
-}
-
-/// The rounds and times that the command line asks for.
-pub(crate) fn plan(rounds: u32, seconds: f64, quick: bool) -> Result<(u32, Settings)> {
-    ensure!(seconds.is_finite() && seconds >= 0.1, "--seconds: at least a tenth");
-    let (rounds, seconds) = if quick { (1, 0.5) } else { (rounds, seconds) };
-    let time = Duration::from_secs_f64(seconds);
-    Ok((rounds, Settings { time, rung: (time / 3).min(Duration::from_secs(1)) }))
 }
 
 /// Two columns of one name could not be told apart.
@@ -123,34 +117,9 @@ fn report(machine: &Machine, results: &Results, rounds: u32, settings: &Settings
     report
 }
 
-fn json(machine: &Machine, results: &Results, rounds: u32, settings: &Settings) -> Result<String> {
-    let value = serde_json::json!({
-        "machine": machine,
-        "rounds": rounds,
-        "seconds": settings.time.as_secs_f64(),
-        "columns": results.columns(),
-        "notes": results.notes(),
-        "series": results.series()?,
-    });
-    Ok(serde_json::to_string_pretty(&value)? + "\n")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn quick_is_one_short_round_whatever_else_is_asked() {
-        let (rounds, settings) = plan(7, 10.0, true).unwrap();
-        assert_eq!((rounds, settings.time), (1, Duration::from_millis(500)));
-        assert!(plan(1, 0.0, false).is_err() && plan(1, f64::NAN, false).is_err());
-    }
-
-    #[test]
-    fn a_rung_is_never_longer_than_a_second() {
-        assert_eq!(plan(1, 30.0, false).unwrap().1.rung, Duration::from_secs(1));
-        assert_eq!(plan(1, 1.5, false).unwrap().1.rung, Duration::from_millis(500));
-    }
 
     #[test]
     fn two_of_one_name_are_refused() {

@@ -5,7 +5,7 @@ use std::{fmt, thread, time::Duration};
 use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 use netlab::{
-    Amount, Host, PingReport, Side, TcpPlan, TcpReport, TcpTransfer, Tunnel, UdpPlan, ping_for, udp_stream,
+    Amount, PingReport, Side, TcpPlan, TcpReport, TcpTransfer, Tunnel, UdpPlan, ping_for, udp_stream,
 };
 use serde::Serialize;
 
@@ -96,18 +96,6 @@ impl Case {
         }
     }
 
-    /// What it gives.
-    pub(crate) const fn metrics(self) -> &'static [Metric] {
-        match self {
-            Self::Tcp1 | Self::Tcp8 | Self::TcpRev | Self::TcpBidir | Self::Tcp6 => {
-                &[Metric::Gbps, Metric::MachineCpuPerGb, Metric::DaemonCpuPerGb]
-            }
-            Self::Udp64 | Self::Udp512 | Self::Udp1400 => &[Metric::PacketsPerSecond],
-            Self::Ping | Self::PingLoad => &[Metric::P50, Metric::P99],
-            Self::Rss => &[Metric::PeakRss],
-        }
-    }
-
     /// Every case. Memory comes last, so that it shows what the others left.
     pub(crate) fn all() -> Vec<Self> {
         Self::value_variants().to_vec()
@@ -140,7 +128,11 @@ impl Case {
             Self::Udp512 => udp_ladder(tunnel, settings, 512),
             // The packet is 1,400 bytes: as a payload that would be fragmented at an MTU of 1420.
             Self::Udp1400 => udp_ladder(tunnel, settings, 1400 - 28),
-            Self::Ping => round_trips(tunnel.host(Side::A), settings.time),
+            Self::Ping => {
+                let report = round_trips(tunnel, settings.time)?;
+                ensure!(report.received() > 0, "no ping was answered");
+                Ok(percentiles(&report))
+            }
             Self::PingLoad => round_trips_under_load(tunnel, settings),
             Self::Rss => memory(tunnel, settings),
         }
@@ -251,8 +243,8 @@ fn udp_ladder(tunnel: &Tunnel, settings: &Settings, size: usize) -> Result<Vec<(
     Ok(vec![(Metric::PacketsPerSecond, best.delivered)])
 }
 
-fn round_trips(from: &Host, time: Duration) -> Result<Vec<(Metric, f64)>> {
-    percentiles(&ping_for(from, Side::B.inner_v4(), time, PING_INTERVAL)?)
+fn round_trips(tunnel: &Tunnel, time: Duration) -> Result<PingReport> {
+    ping_for(tunnel.host(Side::A), Side::B.inner_v4(), time, PING_INTERVAL)
 }
 
 fn round_trips_under_load(tunnel: &Tunnel, settings: &Settings) -> Result<Vec<(Metric, f64)>> {
@@ -260,18 +252,14 @@ fn round_trips_under_load(tunnel: &Tunnel, settings: &Settings) -> Result<Vec<(M
     let time = WARM_UP + settings.time + PING_INTERVAL * 2;
     let load = Flow { from: Side::A, v6: false, streams: 1 }.start(tunnel, time)?;
     thread::sleep(WARM_UP);
-    let times = round_trips(tunnel.host(Side::A), settings.time)?;
+    let report = round_trips(tunnel, settings.time)?;
     load.wait()?;
-    Ok(times)
+    Ok(percentiles(&report))
 }
 
-fn percentiles(report: &PingReport) -> Result<Vec<(Metric, f64)>> {
-    ensure!(report.received() > 0, "no ping was answered");
-    let percentile = |percent| {
-        let time = report.percentile_of_sent(percent).unwrap_or(LOST);
-        time.as_secs_f64() * 1e6
-    };
-    Ok(vec![(Metric::P50, percentile(50)), (Metric::P99, percentile(99))])
+fn percentiles(report: &PingReport) -> Vec<(Metric, f64)> {
+    let percentile = |percent| report.percentile_of_sent(percent).unwrap_or(LOST).as_secs_f64() * 1e6;
+    vec![(Metric::P50, percentile(50)), (Metric::P99, percentile(99))]
 }
 
 fn memory(tunnel: &Tunnel, settings: &Settings) -> Result<Vec<(Metric, f64)>> {

@@ -8,7 +8,7 @@ pub(crate) const TOLERATED_LOSS: f64 = 0.01;
 /// Where the climb starts, datagrams per second: every implementation carries this much.
 const START: f64 = 25_000.0;
 /// Descending below this finds nothing worth reporting.
-const LOWEST: f64 = 500.0;
+const LOWEST: f64 = 100.0;
 /// Each rung of the climb against the one before.
 const CLIMB: f64 = 2.0;
 /// The search ends when the rate that held and the one that did not are this close.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};
-use netlab::{Implementation, Tunnel, TunnelBuilder};
+use netlab::{Implementation, Side, Tunnel, TunnelBuilder};
 
 use super::{
     case::{Case, Settings},
@@ -29,6 +29,8 @@ pub(crate) enum Underlay {
     V6,
     /// IPv4 over a veth pair with `tx-udp-segmentation off`: trains are cut before they cross, as on a wire.
     Cut,
+    /// The same, and the receiving end joins them again (`rx-gro`), as the driver of a network card does.
+    CutAndJoined,
 }
 
 impl Column {
@@ -44,17 +46,17 @@ impl Column {
 
     fn start(&self) -> Result<Tunnel> {
         let builder = TunnelBuilder::new(&self.implementation, &self.implementation);
-        match self.underlay {
-            Underlay::Plain => builder.start(),
-            Underlay::V6 => builder.over_v6().start(),
-            Underlay::Cut => {
-                let tunnel = builder.start()?;
-                for side in [netlab::Side::A, netlab::Side::B] {
-                    tunnel.host(side).set_feature(Tunnel::LINK, "tx-udp-segmentation", false)?;
-                }
-                Ok(tunnel)
-            }
+        let features: &[(&str, bool)] = match self.underlay {
+            Underlay::Plain => &[],
+            Underlay::V6 => return builder.over_v6().start(),
+            Underlay::Cut => &[("tx-udp-segmentation", false)],
+            Underlay::CutAndJoined => &[("tx-udp-segmentation", false), ("rx-gro", true)],
+        };
+        let tunnel = builder.start()?;
+        for host in [Side::A, Side::B].map(|side| tunnel.host(side)) {
+            features.iter().try_for_each(|(name, on)| host.set_feature(Tunnel::LINK, name, *on))?;
         }
+        Ok(tunnel)
     }
 }
 

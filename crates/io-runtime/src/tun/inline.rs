@@ -61,8 +61,16 @@ impl<D: TunDevice + AsFd> TunPort for Inline<D> {
         if flushed == Flushed::Gone { Err(Error::DeviceGone) } else { Ok(()) }
     }
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>, frames: bool) -> Poll<()> {
+    fn settle(&mut self, counters: &mut IoCounters) {
+        self.outlet.settle(counters);
+    }
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>, frames: bool, _: bool) -> Poll<()> {
         if frames { self.readable.poll(cx) } else { Poll::Pending }
+    }
+
+    fn merges(&self) -> bool {
+        self.outlet.merges()
     }
 
     fn retry_at(&self) -> Option<Instant> {

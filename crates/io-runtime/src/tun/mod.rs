@@ -38,8 +38,15 @@ pub(crate) trait TunPort {
     /// As [`next_frame`](Self::next_frame).
     fn flush(&mut self, now: Instant, counters: &mut IoCounters) -> Result<(), Error>;
 
-    /// Ready when there may be a frame to take, if `frames`, or room that was lacking before.
-    fn poll_ready(&mut self, cx: &mut Context<'_>, frames: bool) -> Poll<()>;
+    /// Brings the counters up to date, but for what is being written at this moment.
+    fn settle(&mut self, counters: &mut IoCounters);
+
+    /// Ready when there may be a frame to take, if `frames`, or when [`output`](Self::output) may have room
+    /// again, if `room`. Whoever wants neither is not woken for it.
+    fn poll_ready(&mut self, cx: &mut Context<'_>, frames: bool, room: bool) -> Poll<()>;
+
+    /// True while packets are merged into super-packets: until the kernel refuses both kinds.
+    fn merges(&self) -> bool;
 
     /// When to try [`flush`](Self::flush) again although nothing else happens.
     fn retry_at(&self) -> Option<Instant>;
@@ -102,6 +109,11 @@ impl Outlet {
     fn new(config: CoalesceConfig) -> Self {
         let coalescer = Coalescer::new(config);
         Self { coalescer, counted: CoalesceCounters::default(), writes: 0, bytes: 0 }
+    }
+
+    fn merges(&self) -> bool {
+        let config = self.coalescer.config();
+        config.tso || config.uso
     }
 
     fn flush(&mut self, device: &impl TunDevice) -> Flushed {

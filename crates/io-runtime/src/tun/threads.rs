@@ -51,7 +51,8 @@ pub(crate) struct Threads {
     empty: Sender<FrameBatch>,
     /// The batch whose frames the loop is taking.
     current: Option<FrameBatch>,
-    /// A wait for the next batch, kept so that waiting again costs nothing.
+    /// A wait for the next batch. It ends before the channel is asked in another way: flume would think that
+    /// the wait has seen what it was woken for, and a message that comes just then would wake nobody.
     next: Option<RecvFut<'static, Frames>>,
     /// What that wait gave.
     arrived: Option<Frames>,
@@ -59,8 +60,11 @@ pub(crate) struct Threads {
     to_write: Sender<Outlet>,
     written: Receiver<Outlet>,
     outlet: Option<Outlet>,
-    /// A wait for an outlet to come back.
+    /// Outlets that have come back.
+    spare: Vec<Outlet>,
+    /// A wait for an outlet to come back; as `next`.
     returning: Option<RecvFut<'static, Outlet>>,
+    merges: bool,
 
     /// Last: its threads end only after the channels above are dropped.
     workers: Workers,
@@ -97,6 +101,7 @@ impl Threads {
         workers.start("tun-read", move || reader.run())?;
         let writer = Writer { device, stop, writing, returning };
         workers.start("tun-write", move || writer.run())?;
+        let outlet = Outlet::new(coalesce);
         Ok(Self {
             filled,
             empty,
@@ -105,7 +110,9 @@ impl Threads {
             arrived: None,
             to_write,
             written,
-            outlet: Some(Outlet::new(coalesce)),
+            merges: outlet.merges(),
+            outlet: Some(outlet),
+            spare: Vec::with_capacity(OUTLETS),
             returning: None,
             workers,
         })
@@ -120,6 +127,7 @@ impl Threads {
             done.clear();
             let _ = self.empty.try_send(done);
         }
+        self.next = None;
         let arrived = match self.arrived.take() {
             Some(arrived) => arrived,
             None => match self.filled.try_recv() {
@@ -134,11 +142,15 @@ impl Threads {
         Ok(true)
     }
 
-    /// Makes `outlet` a returned one, if it is away and one has come back.
-    fn take_outlet(&mut self) {
-        if self.outlet.is_none() {
-            self.outlet = self.written.try_recv().ok();
+    /// Makes `outlet` one that has come back, if there is none.
+    fn take_outlet(&mut self, counters: &mut IoCounters) {
+        if self.outlet.is_some() {
+            return;
         }
+        if self.spare.is_empty() {
+            self.settle(counters);
+        }
+        self.outlet = self.spare.pop();
     }
 
     fn send_outlet(&mut self) -> Result<(), Error> {
@@ -147,12 +159,10 @@ impl Threads {
         self.to_write.try_send(outlet).map_err(|_| self.why_ended())
     }
 
-    /// A thread has ended although nobody asked it to.
-    fn why_ended(&mut self) -> Error {
-        match self.filled.drain().find_map(Result::err) {
-            Some(error) => error,
-            None => self.workers.join().err().unwrap_or(Error::DeviceGone),
-        }
+    /// A thread has ended although nobody asked it to: it said why, or it panicked, which [`close`](Self::close)
+    /// will tell.
+    fn why_ended(&self) -> Error {
+        self.filled.drain().find_map(Result::err).unwrap_or(Error::DeviceGone)
     }
 }
 
@@ -164,28 +174,33 @@ impl TunPort for Threads {
         Ok(self.current.as_mut().and_then(FrameBatch::take))
     }
 
-    fn output(&mut self, _: Instant, _: &mut IoCounters) -> Result<Option<&mut Coalescer>, Error> {
+    fn output(&mut self, _: Instant, counters: &mut IoCounters) -> Result<Option<&mut Coalescer>, Error> {
         if self.outlet.as_ref().is_some_and(|outlet| outlet.coalescer.is_full()) {
             self.send_outlet()?;
         }
-        self.take_outlet();
+        self.take_outlet(counters);
         Ok(self.outlet.as_mut().map(|outlet| &mut outlet.coalescer))
     }
 
-    fn flush(&mut self, _: Instant, counters: &mut IoCounters) -> Result<(), Error> {
+    fn flush(&mut self, _: Instant, _: &mut IoCounters) -> Result<(), Error> {
         if self.outlet.as_ref().is_some_and(|outlet| !outlet.coalescer.is_empty()) {
             self.send_outlet()?;
-        }
-        self.take_outlet();
-        if let Some(outlet) = &mut self.outlet {
-            outlet.settle(counters);
         }
         Ok(())
     }
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>, frames: bool) -> Poll<()> {
-        let mut ready = false;
-        if frames {
+    fn settle(&mut self, counters: &mut IoCounters) {
+        self.returning = None;
+        self.spare.extend(self.written.try_iter());
+        for outlet in &mut self.spare {
+            outlet.settle(counters);
+            self.merges = outlet.merges();
+        }
+    }
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>, frames: bool, room: bool) -> Poll<()> {
+        let mut ready = frames && self.arrived.is_some();
+        if frames && !ready {
             let next = self.next.get_or_insert_with(|| self.filled.clone().into_recv_async());
             if let Poll::Ready(result) = Pin::new(next).poll(cx) {
                 self.next = None;
@@ -193,15 +208,19 @@ impl TunPort for Threads {
                 ready = true;
             }
         }
-        if self.outlet.is_none() {
+        if room && self.outlet.is_none() && self.spare.is_empty() {
             let returning = self.returning.get_or_insert_with(|| self.written.clone().into_recv_async());
             if let Poll::Ready(result) = Pin::new(returning).poll(cx) {
                 self.returning = None;
-                self.outlet = result.ok();
+                self.spare.extend(result.ok());
                 ready = true;
             }
         }
         if ready { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    fn merges(&self) -> bool {
+        self.merges
     }
 
     fn retry_at(&self) -> Option<Instant> {

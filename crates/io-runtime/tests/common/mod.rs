@@ -3,8 +3,8 @@
 
 use std::{
     io,
-    net::{Ipv4Addr, SocketAddr},
-    os::fd::AsFd as _,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    os::fd::AsFd,
     sync::Arc,
     time::Duration,
 };
@@ -12,7 +12,9 @@ use std::{
 use encrypt::PrivateKey;
 use io_runtime::{DeviceStatus, DeviceUpdate, Handle, RuntimeConfig};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use tun_device::{MAX_FRAME_LEN, MemoryHost, MemoryTun, Offloads, Segments, VNET_HEADER_LEN};
+use tun_device::{
+    GsoType, MAX_FRAME_LEN, MemoryHost, MemoryTun, Offloads, Segments, TunDevice, VNET_HEADER_LEN, VnetHeader,
+};
 use tunnel_core::{AllowedIpUpdate, PeerUpdate, TunnelUpdate};
 
 /// Nothing here takes that long; a test that does has hung.
@@ -63,12 +65,7 @@ impl Wire {
     pub fn recv(&self) -> Vec<Vec<u8>> {
         let mut frame = vec![0; MAX_FRAME_LEN];
         let len = self.recv_frame(&mut frame);
-        let mut segments = Segments::new(&mut frame[..len]).expect("a frame that can be taken apart");
-        let mut packets = Vec::new();
-        while let Some(packet) = segments.next() {
-            packets.push(packet.to_vec());
-        }
-        packets
+        split(&mut frame[..len])
     }
 
     fn wait(&self, events: PollFlags) {
@@ -108,9 +105,25 @@ impl Pair {
     }
 
     /// The UDP between them runs over `outer`.
-    pub async fn start_over(config: RuntimeConfig, offloads: Offloads, outer: std::net::IpAddr) -> Self {
-        let a = Side::start(config.clone(), offloads, Ipv4Addr::new(10, 0, 0, 1));
-        let b = Side::start(config, offloads, Ipv4Addr::new(10, 0, 0, 2));
+    pub async fn start_over(config: RuntimeConfig, offloads: Offloads, outer: IpAddr) -> Self {
+        let [a, b] = Side::ADDRESSES;
+        let (a, b) = (Side::start(config.clone(), offloads, a), Side::start(config, offloads, b));
+        Self::introduce(a, b, outer).await
+    }
+
+    /// B's device is wrapped, to fail as a test wants.
+    pub async fn start_with_device<D: TunDevice + AsFd>(
+        config: RuntimeConfig,
+        offloads: Offloads,
+        wrap: impl FnOnce(MemoryTun) -> D,
+    ) -> Self {
+        let [a, b] = Side::ADDRESSES;
+        let a = Side::start(config.clone(), offloads, a);
+        let b = Side::start_with_device(config, offloads, b, wrap);
+        Self::introduce(a, b, Ipv4Addr::LOCALHOST.into()).await
+    }
+
+    async fn introduce(a: Side, b: Side, outer: IpAddr) -> Self {
         let port = b.status().await.listen_port;
         a.know(&b, Some((outer, port).into())).await;
         b.know(&a, None).await; // learns it from the handshake
@@ -127,9 +140,20 @@ impl Pair {
 }
 
 impl Side {
+    const ADDRESSES: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(10, 0, 0, 2)];
+
     pub fn start(config: RuntimeConfig, offloads: Offloads, inner: Ipv4Addr) -> Self {
+        Self::start_with_device(config, offloads, inner, |device| device)
+    }
+
+    fn start_with_device<D: TunDevice + AsFd>(
+        config: RuntimeConfig,
+        offloads: Offloads,
+        inner: Ipv4Addr,
+        wrap: impl FnOnce(MemoryTun) -> D,
+    ) -> Self {
         let (device, host) = MemoryTun::pair("test", offloads).unwrap();
-        let handle = io_runtime::spawn(device, config).unwrap();
+        let handle = io_runtime::spawn(wrap(device), config).unwrap();
         let wire = Wire(Arc::new(host));
         Self { handle, wire, key: PrivateKey::generate(), inner }
     }
@@ -138,12 +162,23 @@ impl Side {
         self.handle.status().await.unwrap()
     }
 
+    /// The status once everything that the tunnel has opened is counted as written, too.
+    pub async fn settled(&self) -> DeviceStatus {
+        loop {
+            let status = self.status().await;
+            if status.io.traffic.tun_packets_written == status.core.traffic.rx_packets {
+                return status;
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
     /// Makes `other` this side's only peer.
     pub async fn know(&self, other: &Self, endpoint: Option<SocketAddr>) {
         let mut peer = PeerUpdate::new(other.key.public_key());
         peer.endpoint = endpoint;
         peer.replace_allowed_ips = true;
-        peer.allowed_ips = vec![AllowedIpUpdate::Add(ipnet::IpNet::from(std::net::IpAddr::V4(other.inner)))];
+        peer.allowed_ips = vec![AllowedIpUpdate::Add(ipnet::IpNet::from(IpAddr::V4(other.inner)))];
         let tunnel = TunnelUpdate {
             private_key: Some(Some(self.key.clone())),
             replace_peers: true,
@@ -151,6 +186,42 @@ impl Side {
         };
         self.handle.update(DeviceUpdate { tunnel, ..DeviceUpdate::default() }).await.unwrap();
     }
+}
+
+/// The packets of a frame.
+pub fn split(frame: &mut [u8]) -> Vec<Vec<u8>> {
+    let mut segments = Segments::new(frame).expect("a frame that can be taken apart");
+    let mut packets = Vec::new();
+    while let Some(packet) = segments.next() {
+        packets.push(packet.to_vec());
+    }
+    packets
+}
+
+/// A frame with a TCP super-packet over IPv4: so many segments of `mss` bytes, from this sequence number on.
+pub fn tcp_frame(from: Ipv4Addr, to: Ipv4Addr, sequence: u32, segments: usize, mss: u16) -> Vec<u8> {
+    const TCP: usize = 20;
+    let len = TCP + 20 + segments * usize::from(mss);
+    let mut packet = packet(from, to, 0, len);
+    packet[6] = 0x40; // don't fragment
+    packet[9] = 6;
+    packet[TCP..TCP + 4].copy_from_slice(&[0x30, 0x39, 0, 80]);
+    packet[TCP + 4..TCP + 8].copy_from_slice(&sequence.to_be_bytes());
+    packet[TCP + 8..TCP + 12].copy_from_slice(&1_u32.to_be_bytes());
+    packet[TCP + 12..TCP + 20].copy_from_slice(&[5 << 4, 0x10, 0xff, 0xff, 0, 0, 0, 0]);
+    let mut frame = vec![0; VNET_HEADER_LEN];
+    let header = VnetHeader {
+        needs_checksum: true,
+        gso_type: GsoType::TcpV4,
+        hdr_len: 40,
+        gso_size: mss,
+        csum_start: 20,
+        csum_offset: 16,
+        ..VnetHeader::PLAIN
+    };
+    header.write_to(frame.first_chunk_mut().unwrap());
+    frame.extend(packet);
+    frame
 }
 
 /// An IPv4 packet of `len` bytes that carries a number. Its protocol is one for experiments (RFC 3692), so

@@ -8,7 +8,10 @@ use std::{
 use io_runtime::{DeviceStatus, DeviceUpdate, Handle, UpdateError};
 use tracing::warn;
 
-use crate::uapi::{Device, Errno, Peer, Status, server::Control};
+use crate::{
+    metrics::Clock,
+    uapi::{Device, Errno, Peer, Status, server::Control},
+};
 
 /// Adapts a [`Handle`].
 #[derive(Clone)]
@@ -69,6 +72,13 @@ fn device(status: DeviceStatus, clock: &WallClock) -> Device {
 #[expect(clippy::disallowed_methods, reason = "the protocol tells handshakes in wall-clock time")]
 fn since_epoch() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+impl Clock for DeviceControl {
+    fn since_epoch(&self, instant: Instant, now: Instant) -> Duration {
+        self.clock.adjust(now, since_epoch());
+        self.clock.time_of(instant)
+    }
 }
 
 /// Turns readings of the monotonic clock into wall-clock time, always the same for the same reading:

@@ -4,19 +4,22 @@ mod background;
 mod control;
 mod link;
 mod open;
+mod privileges;
+mod tap;
 
 use std::{env, ffi::OsString, time::Duration};
 
 use io_runtime::{DeviceStatus, Handle};
+use sd_notify::NotifyState;
 use tokio::{
     signal::unix::{SignalKind, signal},
     time::timeout,
 };
 use tracing::{error, info, warn};
 
-use crate::{Trouble, WithFix, cli::DaemonArgs, log, uapi::server::Socket};
+use crate::{Trouble, WithFix, cli::DaemonArgs, log, metrics, uapi::server::Socket};
 
-use self::{background::Readiness, control::DeviceControl, link::MtuWatch};
+use self::{background::Readiness, control::DeviceControl, link::MtuWatch, open::Device};
 
 /// How long the data plane may take to end. The whole daemon has half a second.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_millis(300);
@@ -42,16 +45,35 @@ pub(crate) fn launch(name: &str) -> Result<(), Trouble> {
 
 fn run(args: &DaemonArgs, readiness: Readiness) -> Result<(), Trouble> {
     log::init(args.level());
-    let device = open::open(args)?;
+    let Device { tun, socket, name, index, mtu, pcap, metrics } = open::open(args)?;
+    // Threads take their privileges from the one that starts them.
+    privileges::reduce();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .or_trouble("cannot start the event loop")?;
-    let handle = io_runtime::spawn(device.tun, args.runtime_config(device.mtu))?;
+    let config = args.runtime_config(mtu);
+    let handle = match &pcap {
+        Some(file) => io_runtime::spawn(file.tap(tun)?, config),
+        None => io_runtime::spawn(tun, config),
+    }?;
     let ended = runtime.block_on(async {
-        let ended = live(&handle, &device.socket, &device.name, device.index, readiness).await;
+        let control = DeviceControl::new(handle.clone());
+        if let Some(file) = pcap {
+            tokio::spawn(file.keep_flushed());
+        }
+        if let Some(listener) = metrics {
+            let served = metrics::serve(listener, name.clone(), handle.clone(), control.clone());
+            tokio::spawn(async {
+                if let Err(error) = served.await {
+                    warn!("no metrics are offered: {error}");
+                }
+            });
+        }
+        let ended = live(&control, &handle, &socket, &name, index, readiness).await;
+        let _ = sd_notify::notify(&[NotifyState::Stopping]);
         // The socket first: nobody should find it and then no answer.
-        drop(device.socket);
+        drop(socket);
         handle.shutdown();
         if timeout(SHUTDOWN_TIMEOUT, handle.finished()).await.is_err() {
             warn!("the data plane takes too long to end; leaving it behind");
@@ -65,6 +87,7 @@ fn run(args: &DaemonArgs, readiness: Readiness) -> Result<(), Trouble> {
 
 /// From ready until something ends it.
 async fn live(
+    control: &DeviceControl,
     handle: &Handle,
     socket: &Socket,
     name: &str,
@@ -81,7 +104,7 @@ async fn live(
     info!("{name} is ready: {}", summary(&status));
     readiness.announce(name)?;
 
-    let serve = socket.serve(DeviceControl::new(handle.clone()));
+    let serve = socket.serve(control.clone());
     let removed = removed(socket);
     tokio::pin!(serve, removed);
     loop {

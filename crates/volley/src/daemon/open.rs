@@ -2,13 +2,14 @@
 
 use std::{
     env,
+    net::{SocketAddr, TcpListener},
     os::fd::{OwnedFd, RawFd},
 };
 
 use nix::net::if_::if_nametoindex;
 use tun_device::{LinuxTun, TunDevice, TunOptions};
 
-use super::background::INHERITED;
+use super::{background::INHERITED, tap::PcapFile};
 use crate::{
     Trouble, WithFix,
     cli::DaemonArgs,
@@ -26,6 +27,8 @@ pub(super) struct Device {
     pub(super) name: String,
     pub(super) index: u32,
     pub(super) mtu: usize,
+    pub(super) pcap: Option<PcapFile>,
+    pub(super) metrics: Option<TcpListener>,
 }
 
 pub(super) fn open(args: &DaemonArgs) -> Result<Device, Trouble> {
@@ -55,7 +58,16 @@ pub(super) fn open(args: &DaemonArgs) -> Result<Device, Trouble> {
         Some(fd) => Socket::inherited(fd),
         None => bind(&name)?,
     };
-    Ok(Device { tun, socket, name, index, mtu })
+    let pcap = args.pcap.as_deref().map(PcapFile::create).transpose()?;
+    let metrics = args.metrics.map(listen).transpose()?;
+    Ok(Device { tun, socket, name, index, mtu, pcap, metrics })
+}
+
+fn listen(address: SocketAddr) -> Result<TcpListener, Trouble> {
+    TcpListener::bind(address).map_err(|error| {
+        Trouble::new(format!("cannot offer metrics on {address}: {error}"))
+            .fix("choose another address for --metrics")
+    })
 }
 
 fn bind(name: &str) -> Result<Socket, Trouble> {

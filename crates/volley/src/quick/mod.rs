@@ -37,19 +37,23 @@ const ETHERNET_MTU: u32 = 1_500;
 /// The first table for default routes, and the mark that goes with it: what `wg-quick` begins with.
 const FIRST_TABLE: u32 = 51_820;
 
-/// `volley up CONF`.
-pub(crate) fn up(argument: &str) -> Result<(), Trouble> {
+/// `volley up CONF`. With `running`, its daemon is there already: systemd starts it.
+pub(crate) fn up(argument: &str, running: bool) -> Result<(), Trouble> {
     let file = ConfigFile::read(argument)?;
     let config = file.parse()?;
     let name = &file.interface;
     let update = resolve::update(&config)?;
     event_loop()?.block_on(async {
         let net = Net::open().or_trouble("cannot open a netlink socket")?;
-        if net.index(name).await.or_trouble("cannot list interfaces")?.is_some() {
+        let exists = net.index(name).await.or_trouble("cannot list interfaces")?.is_some();
+        if exists && !running {
             return Err(Trouble::new(format!("the interface `{name}` exists already"))
                 .fix(format!("take it down first: volley down {argument}")));
         }
         hooks::run(&config.interface.hooks.pre_up, name)?;
+        if !running {
+            daemon::launch(name)?;
+        }
         let mut interrupted = signal(SignalKind::interrupt()).or_trouble("cannot listen for signals")?;
         let mut terminated = signal(SignalKind::terminate()).or_trouble("cannot listen for signals")?;
         let done = tokio::select! {
@@ -67,7 +71,6 @@ pub(crate) fn up(argument: &str) -> Result<(), Trouble> {
 
 async fn bring_up(net: &Net, name: &str, config: &Config, update: &DeviceUpdate) -> Result<(), Trouble> {
     let interface = &config.interface;
-    daemon::launch(name)?;
     client::set(&socket_path(name), update).map_err(|error| explain_refusal(&error, update))?;
     let index = net.index(name).await.or_trouble("cannot find the interface")?;
     let index = index.ok_or_else(|| Trouble::new(format!("the interface `{name}` vanished")))?;
@@ -129,7 +132,7 @@ async fn add_route(
     let table = match &config.interface.table {
         Table::Off => return Ok(()),
         Table::Auto if network.prefix_len() == 0 => {
-            return add_default(net, name, index, config, network).await;
+            return add_default(net, name, index, network).await;
         }
         Table::Auto if net.covers(index, network).await.or_trouble("cannot list routes")? => return Ok(()),
         Table::Auto => MAIN,
@@ -139,13 +142,7 @@ async fn add_route(
 }
 
 /// Sends everything through the tunnel, but for the tunnel's own datagrams, which carry a mark.
-async fn add_default(
-    net: &Net,
-    name: &str,
-    index: u32,
-    config: &Config,
-    network: &IpNet,
-) -> Result<(), Trouble> {
+async fn add_default(net: &Net, name: &str, index: u32, network: &IpNet) -> Result<(), Trouble> {
     let family = Family::of(network);
     let socket = socket_path(name);
     let mut table = client::get(&socket).or_trouble("cannot read the mark")?.fwmark;
