@@ -61,6 +61,7 @@ impl Demo {
             for (number, (mode, rounds)) in results.iter_mut().enumerate() {
                 let round = carry(&volley, *mode, bytes, &bars.modes[number])
                     .with_context(|| format!("mode {}", mode.name))?;
+                bars.note(number, &round);
                 rounds.push(round);
             }
         }
@@ -82,6 +83,14 @@ impl Bars {
         let bar =
             |mode: &Mode| all.add(ProgressBar::new(bytes)).with_style(style.clone()).with_prefix(mode.name);
         Self { modes: MODES.iter().map(bar).collect() }
+    }
+
+    /// Bars are for terminals; a log gets a line for each round.
+    fn note(&self, number: usize, round: &Round) {
+        if let Some(bar) = self.modes.get(number).filter(|bar| bar.is_hidden()) {
+            let rate = round.bytes as f64 * 8.0 / round.seconds / 1e9;
+            println!("{}: {rate:.2} Gbit/s, {} bytes verified", bar.prefix(), round.bytes);
+        }
     }
 
     fn finish(&self) {
