@@ -44,7 +44,7 @@ const MAX_CLIENTS: usize = 64;
 /// From a request's first byte to its last. A longest request takes well under a second.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Until a client has taken its answer.
+/// Until a client takes more of its answer. One that reads slowly is served for as long as it reads.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Bytes taken from a client at once.
@@ -367,11 +367,16 @@ impl Conversation {
             }
         };
         let closing = format!("errno={errno}\n\n");
-        let send = async {
-            self.stream.write_all(text.as_bytes()).await?;
-            self.stream.write_all(closing.as_bytes()).await
-        };
-        timeout(ANSWER_TIMEOUT, send).await?
+        self.send(text.as_bytes()).await?;
+        self.send(closing.as_bytes()).await
+    }
+
+    async fn send(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            let taken = timeout(ANSWER_TIMEOUT, self.stream.write(bytes)).await??;
+            bytes = &bytes[taken..];
+        }
+        Ok(())
     }
 }
 

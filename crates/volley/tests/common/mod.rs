@@ -6,7 +6,6 @@ use std::{
     fs,
     io::Write,
     net::UdpSocket,
-    os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     sync::atomic::{AtomicU32, Ordering},
@@ -20,6 +19,9 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+
+/// Where `ip netns` keeps names.
+const NETNS_DIR: &str = "/run/netns";
 
 pub(crate) const SOCKET_DIR: &str = "/run/wireguard";
 
@@ -71,6 +73,9 @@ impl Lab {
         mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).expect("private mounts");
         mount(Some("tmpfs"), SOCKET_DIR, Some("tmpfs"), MsFlags::empty(), Some("mode=0755"))
             .expect("a tmpfs");
+        // So that `ip netns add` leaves nothing on the machine.
+        fs::create_dir_all(NETNS_DIR).expect("the namespace directory");
+        mount(Some("tmpfs"), NETNS_DIR, Some("tmpfs"), MsFlags::empty(), none).expect("a tmpfs");
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let dir = std::env::temp_dir().join(format!("volley-test-{}-{number}", std::process::id()));
         fs::create_dir_all(&dir).expect("a directory");
@@ -109,13 +114,23 @@ impl Lab {
 
     /// A daemon in the foreground, killed with the test. Its log goes to a file.
     pub(crate) fn daemon(&self, name: &str, args: &[&str]) -> Daemon {
+        self.daemon_from(self.volley(args), name)
+    }
+
+    /// The same, in a namespace that `ip netns add` made.
+    pub(crate) fn daemon_in(&self, namespace: &str, name: &str) -> Daemon {
+        self.daemon_from(
+            self.command("nsenter", &[&format!("--net={NETNS_DIR}/{namespace}"), "volley"]),
+            name,
+        )
+    }
+
+    fn daemon_from(&self, mut command: Command, name: &str) -> Daemon {
         let log = self.dir.join(format!("{name}.log"));
-        let mut command = self.volley(args);
         command.arg("-f").arg(name).stdout(Stdio::null()).stderr(fs::File::create(&log).expect("a log"));
         let child = command.spawn().expect("the daemon starts");
         let daemon = Daemon { child, name: name.to_owned(), log };
-        eventually("the daemon is ready", || UnixStream::connect(daemon.socket()).is_ok());
-        eventually("it says so", || daemon.log().contains("is ready"));
+        eventually("the daemon answers", || volley::uapi::client::get(&daemon.socket()).is_ok());
         daemon
     }
 
