@@ -7,17 +7,17 @@ const GSO_CORRUPTED: RangeInclusive<Release> = Release(7, 0, 0)..=Release(7, 1, 
 
 /// A kernel release: the three leading numbers of `uname -r`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Release(u32, u32, u32);
+pub struct Release(u32, u32, u32);
 
 impl Release {
     /// The running kernel's; `None` if it does not say, or says it in a way we do not understand.
-    pub(crate) fn running() -> Option<Self> {
+    pub fn running() -> Option<Self> {
         let name = nix::sys::utsname::uname().ok()?;
         Self::parse(name.release().to_str()?)
     }
 
     /// Parses what `uname -r` prints: `6.18.44-fc-v669`, `7.1-rc3`, `6.8.0+`.
-    pub(crate) fn parse(release: &str) -> Option<Self> {
+    pub fn parse(release: &str) -> Option<Self> {
         let mut numbers = release.splitn(3, '.').map(|part| {
             let digits = part.find(|c: char| !c.is_ascii_digit()).unwrap_or(part.len());
             part[..digits].parse::<u32>()
@@ -28,8 +28,8 @@ impl Release {
         Some(Self(major, minor, patch))
     }
 
-    /// True when GSO must be off by default.
-    pub(crate) fn corrupts_gso(self) -> bool {
+    /// True when it is one of Linux 7.0 to 7.1.4, which corrupt UDP GSO trains: GSO must be off by default.
+    pub fn corrupts_gso(self) -> bool {
         GSO_CORRUPTED.contains(&self)
     }
 }

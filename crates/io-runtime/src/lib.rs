@@ -13,10 +13,13 @@ mod runtime;
 mod status;
 mod tun;
 mod udp;
+mod wakers;
 
 pub use config::{Arrangement, DeviceUpdate, RuntimeConfig};
 pub use counters::{Drops, Histogram, IoCounters, Traffic};
 pub use error::{Error, Stopped, UpdateError};
 pub use handle::Handle;
+pub use kernel::Release as KernelRelease;
 pub use runtime::{spawn, spawn_with};
 pub use status::{DeviceStatus, Feature, Features};
+pub use udp::{RECV_BUFFER as UDP_RECV_BUFFER, SEND_BUFFER as UDP_SEND_BUFFER};

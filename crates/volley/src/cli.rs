@@ -64,12 +64,12 @@ enum Command {
         #[arg(value_name = "CONF")]
         file: String,
     },
-    /// Look whether a tunnel can run here, and run fast; say how to mend what is wrong.
-    Doctor {
-        /// The UDP port that should be free.
-        #[arg(long, value_name = "PORT", default_value_t = 51_820)]
-        listen_port: u16,
-    },
+    /// Check what Volley needs of this machine, and tell how to mend what is amiss.
+    ///
+    /// Some checks try the real thing: packets over the loopback, and a TUN interface for a moment, in a
+    /// network of its own where that is allowed. Nothing is changed. The exit status is 0 unless a check
+    /// fails; warnings are about speed and convenience.
+    Doctor(doctor::Args),
     /// Print a new private key.
     Genkey,
     /// Print the public key of the private key on stdin.
@@ -125,11 +125,13 @@ pub struct DaemonArgs {
     #[arg(long, env = "VOLLEY_NO_TUN_OFFLOAD", value_parser = switch, action = ArgAction::SetTrue)]
     pub no_tun_offload: bool,
 
-    /// Offer counters to Prometheus on this address, at /metrics; a port alone is on loopback.
-    #[arg(long, value_name = "ADDR", env = "VOLLEY_METRICS", value_parser = metrics::parse_address)]
+    /// Serve Prometheus metrics at http://ADDR/metrics. A bare port means the loopback: keep it there, or
+    /// others learn who your peers are.
+    #[arg(long, value_name = "ADDR", env = "VOLLEY_METRICS", value_parser = metrics::listen_addr)]
     pub metrics: Option<SocketAddr>,
 
-    /// Write what goes through the tunnel, in the clear, to this file.
+    /// Write what crosses the interface, in the clear, to a new file for Wireshark or tcpdump; `%i` in its
+    /// name stands for the interface. It replaces an older capture, and grows until the daemon ends.
     #[arg(long, value_name = "FILE", env = "VOLLEY_PCAP")]
     pub pcap: Option<PathBuf>,
 
@@ -195,7 +197,7 @@ pub fn main() -> ExitCode {
         Some(Command::Down { file }) => quick::down(file),
         Some(Command::Save { file }) => quick::save(file),
         Some(Command::Strip { file }) => quick::strip(file),
-        Some(Command::Doctor { listen_port }) => doctor::run(*listen_port),
+        Some(Command::Doctor(args)) => doctor::run(args),
         Some(Command::Genkey) => tools::genkey(),
         Some(Command::Pubkey) => tools::pubkey(),
         Some(Command::Genpsk) => tools::genpsk(),

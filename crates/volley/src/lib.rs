@@ -7,10 +7,12 @@ pub mod daemon;
 mod doctor;
 pub mod log;
 mod metrics;
+mod pcap;
 mod quick;
 mod show;
 mod tools;
 mod trouble;
 pub mod uapi;
+mod wall_clock;
 
 pub use trouble::{Trouble, WithFix};

@@ -19,6 +19,7 @@ use crate::{
         Device, Peer, Status, client,
         server::{SOCKET_DIR, socket_path},
     },
+    wall_clock::since_epoch,
 };
 
 /// Prints one interface, or all of them.
@@ -56,11 +57,6 @@ fn interfaces(directory: &Path) -> Vec<String> {
     let mut names: Vec<_> = entries.filter_map(name).collect();
     names.sort();
     names
-}
-
-#[expect(clippy::disallowed_methods, reason = "handshakes are told in wall-clock time")]
-fn since_epoch() -> Duration {
-    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default()
 }
 
 /// What is shown. Secrets are not even here.

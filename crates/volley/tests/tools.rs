@@ -62,30 +62,3 @@ fn completions_and_the_manual_are_printed() {
         }
     });
 }
-
-#[test]
-fn the_doctor_finds_what_is_well_and_what_is_not() {
-    lab(&["ip", "setpriv"], |lab| {
-        let (_busy, port) = common::busy_port();
-        let well = lab.run(&format!("volley doctor --listen-port {port}"));
-        for line in [
-            "ok    privileges: CAP_NET_ADMIN",
-            "ok    UDP GSO: ",
-            "ok    TUN offloads: ",
-            "ok    socket buffers: ",
-        ] {
-            assert!(well.contains(line), "{line} is not in:\n{well}");
-        }
-        assert!(well.contains(&format!("warn  UDP port: {port}: Address already in use")), "{well}");
-        assert!(!lab.run("ip link").contains("volleyprobe"), "the probe is gone");
-
-        lab.run("cp $(command -v volley) /run/wireguard/volley");
-        let ill = lab.sh("setpriv --reuid 65534 --regid 65534 --clear-groups /run/wireguard/volley doctor");
-        let said = String::from_utf8_lossy(&ill.stdout).into_owned();
-        assert_eq!(ill.status.code(), Some(1));
-        assert!(
-            said.contains("BAD   privileges: CAP_NET_ADMIN is missing\n      to mend it: run as root"),
-            "{said}"
-        );
-    });
-}

@@ -11,3 +11,4 @@ pub(crate) use edge::Sockets;
 pub(crate) use receiver::Receiver;
 pub(crate) use sender::{Blocked, Context, Sender};
 pub(crate) use socket::{Family, UdpSocket, max_gso_segments};
+pub use socket::{RECV_BUFFER, SEND_BUFFER};

@@ -14,11 +14,11 @@ use super::sys;
 
 /// Kernel receive buffer asked for, bytes. 4 MiB are 30 ms of 1 Gbit/s: they bridge the time another
 /// process has the core. The kernel charges them only while datagrams wait.
-const RECV_BUFFER: usize = 4 << 20;
+pub const RECV_BUFFER: usize = 4 << 20;
 
 /// Kernel send buffer asked for, bytes. It holds what a queueing discipline has not sent yet, so it is
 /// latency: enough for two dozen 64 KiB trains and no more.
-const SEND_BUFFER: usize = 2 << 20;
+pub const SEND_BUFFER: usize = 2 << 20;
 
 /// `UDP_MAX_SEGMENTS` of linux/udp.h before Linux 6.9.
 const GSO_SEGMENTS_EVERYWHERE: usize = 64;

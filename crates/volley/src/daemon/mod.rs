@@ -5,9 +5,8 @@ mod control;
 mod link;
 mod open;
 mod privileges;
-mod tap;
 
-use std::{env, ffi::OsString, time::Duration};
+use std::{env, ffi::OsString, sync::Arc, time::Duration};
 
 use io_runtime::{DeviceStatus, Handle};
 use sd_notify::NotifyState;
@@ -17,7 +16,7 @@ use tokio::{
 };
 use tracing::{error, info, warn};
 
-use crate::{Trouble, WithFix, cli::DaemonArgs, log, metrics, uapi::server::Socket};
+use crate::{Trouble, WithFix, cli::DaemonArgs, log, pcap, uapi::server::Socket};
 
 use self::{background::Readiness, control::DeviceControl, link::MtuWatch, open::Device};
 
@@ -45,7 +44,7 @@ pub(crate) fn launch(name: &str) -> Result<(), Trouble> {
 
 fn run(args: &DaemonArgs, readiness: Readiness) -> Result<(), Trouble> {
     log::init(args.level());
-    let Device { tun, socket, name, index, mtu, pcap, metrics } = open::open(args)?;
+    let Device { tun, socket, name, index, mtu, capture, metrics } = open::open(args)?;
     // Threads take their privileges from the one that starts them.
     privileges::reduce();
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -53,17 +52,18 @@ fn run(args: &DaemonArgs, readiness: Readiness) -> Result<(), Trouble> {
         .build()
         .or_trouble("cannot start the event loop")?;
     let config = args.runtime_config(mtu);
-    let handle = match &pcap {
-        Some(file) => io_runtime::spawn(file.tap(tun)?, config),
-        None => io_runtime::spawn(tun, config),
-    }?;
+    let handle = match capture {
+        None => io_runtime::spawn(tun, config)?,
+        Some(capture) => {
+            let tap = capture.tap(tun)?;
+            runtime.spawn(pcap::keep_flushed(Arc::downgrade(&tap)));
+            io_runtime::spawn(tap, config)?
+        }
+    };
     let ended = runtime.block_on(async {
         let control = DeviceControl::new(handle.clone());
-        if let Some(file) = pcap {
-            tokio::spawn(file.keep_flushed());
-        }
-        if let Some(listener) = metrics {
-            let served = metrics::serve(listener, name.clone(), handle.clone(), control.clone());
+        if let Some(metrics) = metrics {
+            let served = metrics.serve(name.clone(), handle.clone());
             tokio::spawn(async {
                 if let Err(error) = served.await {
                     warn!("no metrics are offered: {error}");

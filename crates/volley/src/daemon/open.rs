@@ -2,17 +2,18 @@
 
 use std::{
     env,
-    net::{SocketAddr, TcpListener},
     os::fd::{OwnedFd, RawFd},
 };
 
 use nix::net::if_::if_nametoindex;
 use tun_device::{LinuxTun, TunDevice, TunOptions};
 
-use super::{background::INHERITED, tap::PcapFile};
+use super::background::INHERITED;
 use crate::{
     Trouble, WithFix,
     cli::DaemonArgs,
+    metrics::Metrics,
+    pcap::Capture,
     uapi::server::{BindError, Socket, is_alive, socket_path},
 };
 
@@ -27,8 +28,8 @@ pub(super) struct Device {
     pub(super) name: String,
     pub(super) index: u32,
     pub(super) mtu: usize,
-    pub(super) pcap: Option<PcapFile>,
-    pub(super) metrics: Option<TcpListener>,
+    pub(super) capture: Option<Capture>,
+    pub(super) metrics: Option<Metrics>,
 }
 
 pub(super) fn open(args: &DaemonArgs) -> Result<Device, Trouble> {
@@ -58,16 +59,10 @@ pub(super) fn open(args: &DaemonArgs) -> Result<Device, Trouble> {
         Some(fd) => Socket::inherited(fd),
         None => bind(&name)?,
     };
-    let pcap = args.pcap.as_deref().map(PcapFile::create).transpose()?;
-    let metrics = args.metrics.map(listen).transpose()?;
-    Ok(Device { tun, socket, name, index, mtu, pcap, metrics })
-}
-
-fn listen(address: SocketAddr) -> Result<TcpListener, Trouble> {
-    TcpListener::bind(address).map_err(|error| {
-        Trouble::new(format!("cannot offer metrics on {address}: {error}"))
-            .fix("choose another address for --metrics")
-    })
+    let metrics = args.metrics.map(Metrics::bind).transpose()?;
+    // Last, for it may replace an older one.
+    let capture = args.pcap.as_deref().map(|file| Capture::create(file, &name)).transpose()?;
+    Ok(Device { tun, socket, name, index, mtu, capture, metrics })
 }
 
 fn bind(name: &str) -> Result<Socket, Trouble> {

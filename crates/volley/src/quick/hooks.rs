@@ -76,7 +76,7 @@ pub(super) fn feed(command: &mut Command, input: &str) -> io::Result<()> {
 }
 
 /// Where a program is, by `PATH`.
-pub(crate) fn found(program: &str) -> Option<PathBuf> {
+pub(super) fn found(program: &str) -> Option<PathBuf> {
     const EXECUTABLE: u32 = 0o111;
     let path = env::var_os("PATH")?;
     let mut places = env::split_paths(&path).map(|directory| directory.join(program));
