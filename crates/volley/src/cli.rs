@@ -3,7 +3,9 @@
 
 use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
 
-use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use clap::{
+    Arg, ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum, builder::Resettable,
+};
 use clap_complete::Shell;
 use io_runtime::{Arrangement, RuntimeConfig};
 use tracing::level_filters::LevelFilter;
@@ -188,7 +190,8 @@ impl DaemonArgs {
 
 /// Runs the program.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let matches = without_empty_variables(Cli::command()).get_matches();
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let result = match &cli.command {
         None => daemon::start(&cli.daemon),
         Some(Command::Run(args)) => daemon::start(args),
@@ -213,6 +216,17 @@ pub fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// In an environment file, `VOLLEY_METRICS=` means that there are none: an empty variable counts as unset.
+fn without_empty_variables(command: clap::Command) -> clap::Command {
+    let is_empty = |argument: &Arg| {
+        let value = argument.get_env().and_then(std::env::var_os);
+        value.is_some_and(|value| value.is_empty())
+    };
+    let forget =
+        move |argument: Arg| if is_empty(&argument) { argument.env(Resettable::Reset) } else { argument };
+    command.mut_args(forget).mut_subcommand("run", |run| run.mut_args(forget))
 }
 
 fn interface_name(name: &str) -> Result<String, Trouble> {
@@ -243,7 +257,7 @@ fn parse_level(value: &str) -> Result<LevelFilter, &'static str> {
 
 #[cfg(test)]
 mod tests {
-    use clap::{CommandFactory, error::ErrorKind};
+    use clap::error::ErrorKind;
 
     use super::*;
 
