@@ -1,11 +1,10 @@
 //! The checks. Each looks, or has a probe look, and judges; the judging is pure where there is much of it.
 
 use std::{
-    env,
     fs::{self, File},
     io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
-    path::{Path, PathBuf},
+    path::Path,
 };
 
 use caps::{CapSet, Capability};
@@ -21,7 +20,7 @@ use nix::{
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::{Check, tun, udp};
-use crate::uapi::server::SOCKET_DIR;
+use crate::{tools::is_installed, uapi::server::SOCKET_DIR};
 
 /// The highest releases that do not corrupt trains and come after those that do.
 const MENDED_KERNEL: &str = "Linux 7.1.5";
@@ -41,7 +40,7 @@ pub(super) fn all(port: Option<u16>) -> Vec<Check> {
         socket_buffers(),
     ];
     checks.extend(port.map(listen_port));
-    checks.extend([ipv6(), kernel_module(&release), wireguard_tools(), nft(), socket_directory()]);
+    checks.extend([ipv6(), kernel_module(&release), wireguard_tools(), firewall(), socket_directory()]);
     checks
 }
 
@@ -216,24 +215,16 @@ fn wireguard_tools() -> Check {
 }
 
 /// `volley up` keeps foreign packets away from a tunnel that is the default route, as `wg-quick` does.
-fn nft() -> Check {
-    const NAME: &str = "nft";
-    if is_installed("nft") {
-        return Check::pass(NAME, "installed, for AllowedIPs = 0.0.0.0/0 and ::/0");
+fn firewall() -> Check {
+    const NAME: &str = "firewall";
+    if let Some(tool) = ["nft", "iptables-restore"].into_iter().find(|tool| is_installed(tool)) {
+        return Check::pass(NAME, format!("{tool} is installed, for AllowedIPs = 0.0.0.0/0 and ::/0"));
     }
     Check::warn(
         NAME,
-        "not on the PATH: `volley up` needs it for AllowedIPs = 0.0.0.0/0 and ::/0",
+        "neither nft nor iptables is on the PATH: `volley up` needs one for AllowedIPs = 0.0.0.0/0 and ::/0",
         "install the package nftables",
     )
-}
-
-fn is_installed(tool: &str) -> bool {
-    env::var_os("PATH").is_some_and(|path| is_on_path(tool, env::split_paths(&path)))
-}
-
-fn is_on_path(tool: &str, mut path: impl Iterator<Item = PathBuf>) -> bool {
-    path.any(|directory| eaccess(&directory.join(tool), AccessFlags::X_OK).is_ok())
 }
 
 fn socket_directory() -> Check {
@@ -257,10 +248,10 @@ fn judge_directory(existing: &Path, access: nix::Result<()>) -> Check {
 
 #[cfg(test)]
 mod tests {
-    use std::net::UdpSocket;
+    use std::{net::UdpSocket, path::PathBuf};
 
     use super::*;
-    use crate::doctor::Outcome;
+    use crate::{doctor::Outcome, tools::is_on_path};
 
     #[test]
     fn a_kernel_that_corrupts_trains_is_warned_of() {
