@@ -14,8 +14,16 @@ pub(crate) fn root() -> &'static Path {
 }
 
 /// The cargo that runs us, in the workspace's root.
+///
+/// `cargo run` tells us about our own package in the environment. A cargo that inherits that finds the build
+/// scripts' environment changed and builds half the workspace again, each time one calls it here and then by hand.
 pub(crate) fn cargo() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let ours = |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
+    let inherited = std::env::vars_os().map(|(name, _)| name);
+    inherited.filter(|name| name.to_str().is_some_and(ours)).for_each(|name| {
+        command.env_remove(name);
+    });
     command.current_dir(root());
     command
 }

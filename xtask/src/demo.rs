@@ -1,6 +1,10 @@
 //! `cargo xtask demo`: what batching buys, on this machine, in under a minute.
 
-use std::{path::Path, thread, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    thread,
+    time::Duration,
+};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
@@ -26,6 +30,9 @@ pub(crate) struct Demo {
     /// Rounds, the modes taking turns in each; figures are medians.
     #[arg(long, default_value_t = 2)]
     rounds: u32,
+    /// This daemon instead of one built here.
+    #[arg(long, value_name = "PATH")]
+    volley: Option<PathBuf>,
 }
 
 /// One mode, one round.
@@ -45,7 +52,7 @@ struct Round {
 impl Demo {
     pub(crate) fn run(&self) -> Result<()> {
         ensure!(self.rounds > 0 && self.gib > 0.0, "nothing to do");
-        let volley = cargo::build_volley()?;
+        let volley = self.volley.clone().map_or_else(cargo::build_volley, Ok)?;
         netlab::enter_user_namespace()?;
         let bytes = (self.gib * GIB as f64 / f64::from(self.rounds)).ceil() as u64;
         let bars = Bars::new(bytes * u64::from(self.rounds));
@@ -54,6 +61,7 @@ impl Demo {
             for (number, (mode, rounds)) in results.iter_mut().enumerate() {
                 let round = carry(&volley, *mode, bytes, &bars.modes[number])
                     .with_context(|| format!("mode {}", mode.name))?;
+                bars.note(number, &round);
                 rounds.push(round);
             }
         }
@@ -77,6 +85,14 @@ impl Bars {
         Self { modes: MODES.iter().map(bar).collect() }
     }
 
+    /// Bars are for terminals; a log gets a line for each round.
+    fn note(&self, number: usize, round: &Round) {
+        if let Some(bar) = self.modes.get(number).filter(|bar| bar.is_hidden()) {
+            let rate = round.bytes as f64 * 8.0 / round.seconds / 1e9;
+            println!("{}: {rate:.2} Gbit/s, {} bytes verified", bar.prefix(), round.bytes);
+        }
+    }
+
     fn finish(&self) {
         self.modes.iter().for_each(ProgressBar::abandon);
     }
@@ -87,7 +103,7 @@ fn carry(volley: &Path, mode: Mode, bytes: u64, bar: &ProgressBar) -> Result<Rou
     let implementation = mode.implementation(volley);
     let tunnel = TunnelBuilder::new(&implementation, &implementation).start()?;
     let (a, b) = (tunnel.host(Side::A), tunnel.host(Side::B));
-    let before = Reading::take(volley, &tunnel)?;
+    let before = Reading::take(&tunnel)?;
     let transfer = TcpTransfer::start(a, b, Side::B.inner_v4(), TcpPlan::bytes(bytes))?;
     let already = bar.position();
     while !transfer.is_finished() {
@@ -97,7 +113,7 @@ fn carry(volley: &Path, mode: Mode, bytes: u64, bar: &ProgressBar) -> Result<Rou
     let report = transfer.wait()?;
     bar.set_position(already + report.bytes);
     bar.set_message(format!("{:.2} Gbit/s, bytes verified", report.bits_per_second() / 1e9));
-    let after = Reading::take(volley, &tunnel)?;
+    let after = Reading::take(&tunnel)?;
     let sent = after.sent.since(&before.sent);
     let delivered = after.delivered.since(&before.delivered);
     Ok(Round {
@@ -105,7 +121,7 @@ fn carry(volley: &Path, mode: Mode, bytes: u64, bar: &ProgressBar) -> Result<Rou
         seconds: report.elapsed.as_secs_f64(),
         daemon_cpu: (after.daemon_cpu - before.daemon_cpu).as_secs_f64(),
         ours: UdpCounters {
-            send_calls: after.ours.send_calls - before.ours.send_calls,
+            sends: after.ours.sends - before.ours.sends,
             datagrams_sent: after.ours.datagrams_sent - before.ours.datagrams_sent,
         },
         kernel_sends: sent.udp_sends(),
@@ -122,11 +138,11 @@ struct Reading {
 }
 
 impl Reading {
-    fn take(volley: &Path, tunnel: &Tunnel) -> Result<Self> {
+    fn take(tunnel: &Tunnel) -> Result<Self> {
         let cpu = |side| netlab::process_cpu(tunnel.daemon(side).pid());
         Ok(Self {
             daemon_cpu: cpu(Side::A)? + cpu(Side::B)?,
-            ours: udp_counters(volley, tunnel, Side::A)?,
+            ours: udp_counters(tunnel, Side::A)?,
             sent: tunnel.host(Side::A).kernel_counters()?,
             delivered: tunnel.host(Side::B).kernel_counters()?,
         })
@@ -158,9 +174,9 @@ fn report(results: &[(Mode, Vec<Round>)]) -> Result<()> {
             format!("{:.2}", middle(&|round| per_gb(round.daemon_cpu, round))?),
             format!(
                 "{:.1}",
-                middle(&|round| round.ours.datagrams_sent as f64 / round.ours.send_calls.max(1) as f64)?
+                middle(&|round| round.ours.datagrams_sent as f64 / round.ours.sends.max(1) as f64)?
             ),
-            format!("{:.0}", middle(&|round| per_gb(round.ours.send_calls as f64, round))?),
+            format!("{:.0}", middle(&|round| per_gb(round.ours.sends as f64, round))?),
             format!("{:.0}", middle(&|round| per_gb(round.kernel_sends as f64, round))?),
         ]);
     }
@@ -174,13 +190,8 @@ fn report(results: &[(Mode, Vec<Round>)]) -> Result<()> {
 /// by one, with deliveries. Handshakes and keepalives between two readings are the tolerance.
 fn cross_check(mode: &Mode, round: &Round) -> Result<()> {
     let agree = |ours: u64, kernel: u64| ours.abs_diff(kernel) as f64 <= 16.0 + ours as f64 * 0.01;
-    if !agree(round.ours.send_calls, round.kernel_sends) {
-        bail!(
-            "{}: we count {} send calls, the kernel {}",
-            mode.name,
-            round.ours.send_calls,
-            round.kernel_sends
-        );
+    if !agree(round.ours.sends, round.kernel_sends) {
+        bail!("{}: we count {} sends, the kernel {}", mode.name, round.ours.sends, round.kernel_sends);
     }
     let singly = mode.arguments.contains(&"--no-udp-gro");
     if singly && !agree(round.ours.datagrams_sent, round.kernel_deliveries) {

@@ -1,10 +1,9 @@
 //! Volley with one fast path after the other switched on: what demo and bench compare.
 
-use std::{path::Path, process::Command};
+use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use netlab::{Implementation, Side, Tunnel};
-use serde_json::Value;
 
 /// One way to run Volley.
 #[derive(Clone, Copy, Debug)]
@@ -48,33 +47,24 @@ impl Mode {
 /// What a daemon itself counted on its UDP side.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct UdpCounters {
-    pub(crate) send_calls: u64,
+    /// Calls that sent something.
+    pub(crate) sends: u64,
     pub(crate) datagrams_sent: u64,
 }
 
-/// Asks the Volley at one end of a tunnel for its counters.
-pub(crate) fn udp_counters(volley: &Path, tunnel: &Tunnel, side: Side) -> Result<UdpCounters> {
-    let volley = volley.to_owned();
-    let output = tunnel
-        .host(side)
-        .run(move || Command::new(volley).args(["show", Tunnel::INTERFACE, "--json"]).output())
-        .context("volley show")?;
-    ensure!(output.status.success(), "volley show: {}", String::from_utf8_lossy(&output.stderr));
-    let status: Value = serde_json::from_slice(&output.stdout).context("volley show's JSON")?;
-    let counter = |name| find_number(&status, name).with_context(|| format!("volley show has no {name}"));
-    Ok(UdpCounters { send_calls: counter("io_udp_send_calls")?, datagrams_sent: counter("io_udp_datagrams_sent")? })
+/// Asks the Volley at one end of a tunnel for its counters, by the request that is its own addition to the
+/// configuration protocol.
+pub(crate) fn udp_counters(tunnel: &Tunnel, side: Side) -> Result<UdpCounters> {
+    let status = tunnel.daemon(side).uapi().request(tunnel.host(side), "volley=1\n\n")?;
+    let counter = |name| find_counter(&status, name).with_context(|| format!("volley counts no {name}"));
+    // Calls that found the socket's buffer full sent nothing.
+    let sends = counter("io_udp_send_calls")? - counter("io_udp_send_blocked")?;
+    Ok(UdpCounters { sends, datagrams_sent: counter("io_udp_datagrams_sent")? })
 }
 
-/// The number under `name`, wherever it stands: the nesting is the daemon's affair.
-fn find_number(value: &Value, name: &str) -> Option<u64> {
-    match value {
-        Value::Object(fields) => fields
-            .get(name)
-            .and_then(Value::as_u64)
-            .or_else(|| fields.values().find_map(|field| find_number(field, name))),
-        Value::Array(items) => items.iter().find_map(|item| find_number(item, name)),
-        _ => None,
-    }
+fn find_counter(status: &str, name: &str) -> Option<u64> {
+    let mut counters = status.lines().filter_map(|line| line.strip_prefix("counter.")?.split_once('='));
+    counters.find(|(counter, _)| *counter == name)?.1.parse().ok()
 }
 
 #[cfg(test)]
@@ -82,9 +72,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn counters_are_found_at_any_depth() {
-        let status = serde_json::json!([{ "name": "wg0", "io": { "traffic": { "udp_send_calls": 7 } } }]);
-        assert_eq!(find_number(&status, "udp_send_calls"), Some(7));
-        assert_eq!(find_number(&status, "udp_recv_calls"), None);
+    fn counters_are_found_by_their_whole_name() {
+        let status = "feature.x=7\ncounter.io_udp_send_calls_x=1\ncounter.io_udp_send_calls=7\n";
+        assert_eq!(find_counter(status, "io_udp_send_calls"), Some(7));
+        assert_eq!(find_counter(status, "x"), None);
     }
 }

@@ -1,16 +1,9 @@
 //! The drive loop: run to completion, and sleep only when every source is drained.
 
-use std::{
-    future::poll_fn,
-    io,
-    pin::Pin,
-    task::{Context, Poll},
-    time::Instant,
-};
+use std::{future::poll_fn, io, task::Poll, time::Instant};
 
 use encrypt::Identity;
 use gso_queue::{DEFAULT_SEGMENTS, GsoQueue, QueueConfig};
-use tokio::time::Sleep;
 use tun_device::Segments;
 use tunnel_core::{Tunnel, TunnelConfig};
 
@@ -18,9 +11,9 @@ use crate::{
     DeviceStatus, DeviceUpdate, Error, Feature, Features, IoCounters, RuntimeConfig, Stopped, UpdateError,
     clock,
     handle::{Command, Requests},
-    ready::{Readable, Writable},
     tun::TunPort,
     udp::{self, Blocked, Family, Receiver, Sender, Sockets, UdpSocket},
+    wakers::Wakers,
 };
 
 /// Plaintext bytes taken from the TUN in one turn: four full frames. More would make what arrives wait
@@ -60,20 +53,6 @@ enum Source {
     More,
     /// There is more, or may be, but it has nowhere to go.
     Held,
-}
-
-/// What the loop sleeps on, besides the TUN.
-struct Wakers {
-    v4: Lane,
-    v6: Option<Lane>,
-    timer: Option<Pin<Box<Sleep>>>,
-}
-
-/// One socket's registrations.
-struct Lane {
-    readable: Readable,
-    /// Only while the socket is full.
-    writable: Option<Writable>,
 }
 
 impl<I: Identity, P: TunPort> DataPlane<I, P> {
@@ -305,11 +284,11 @@ impl<I: Identity, P: TunPort> DataPlane<I, P> {
     /// Sleeps until a source may have something, a socket may take something, a deadline has passed or
     /// somebody asks for something.
     async fn wait(&mut self, now: Instant, egress: Source, ingress: Source) {
+        self.wakers.watch_blocked(&mut self.sender, now);
         let deadline = self.next_deadline();
         if deadline.is_some_and(|deadline| deadline <= now) {
             return;
         }
-        self.wakers.watch_blocked(&self.sender);
         self.wakers.set_timer(deadline);
         let (takes_frames, takes_datagrams) = (egress != Source::Held, ingress != Source::Held);
         poll_fn(|cx| {
@@ -348,67 +327,6 @@ fn flush<I: Identity>(
 /// So much waits for a full socket that the TUN should wait, too.
 fn is_backed_up(queue: &GsoQueue) -> bool {
     queue.bytes() >= BACKLOG_BYTES || queue.free_buffers() < BACKLOG_BUFFERS
-}
-
-impl Wakers {
-    fn new(sockets: &Sockets) -> io::Result<Self> {
-        let lane = |socket: &UdpSocket| {
-            Ok::<_, io::Error>(Lane { readable: Readable::new(socket)?, writable: None })
-        };
-        Ok(Self { v4: lane(&sockets.v4)?, v6: sockets.v6.as_ref().map(lane).transpose()?, timer: None })
-    }
-
-    fn lane_mut(&mut self, family: Family) -> Option<&mut Lane> {
-        match family {
-            Family::V4 => Some(&mut self.v4),
-            Family::V6 => self.v6.as_mut(),
-        }
-    }
-
-    /// Starts waiting for writability where a socket is full.
-    fn watch_blocked(&mut self, sender: &Sender<UdpSocket>) {
-        for family in [Family::V4, Family::V6] {
-            let Some(lane) = self.lane_mut(family) else { continue };
-            let full = sender.blocked(family) == Some(Blocked::Full);
-            if full && lane.writable.is_none() {
-                lane.writable = sender.socket(family).and_then(|socket| Writable::new(socket).ok());
-            }
-        }
-    }
-
-    /// The timer stays registered while the deadline stays the same.
-    fn set_timer(&mut self, deadline: Option<Instant>) {
-        let deadline = deadline.map(tokio::time::Instant::from_std);
-        match (&mut self.timer, deadline) {
-            (Some(timer), Some(deadline)) if timer.deadline() == deadline && !timer.is_elapsed() => {}
-            (Some(timer), Some(deadline)) => timer.as_mut().reset(deadline),
-            (timer, deadline) => {
-                *timer = deadline.map(|deadline| Box::pin(tokio::time::sleep_until(deadline)));
-            }
-        }
-    }
-
-    fn poll_ready(
-        &mut self,
-        cx: &mut Context<'_>,
-        datagrams: bool,
-        sender: &mut Sender<UdpSocket>,
-    ) -> Poll<()> {
-        let mut ready = false;
-        for family in [Family::V4, Family::V6] {
-            let Some(lane) = self.lane_mut(family) else { continue };
-            ready |= datagrams && lane.readable.poll(cx).is_ready();
-            if lane.writable.as_ref().is_some_and(|writable| writable.poll(cx).is_ready()) {
-                lane.writable = None;
-                sender.unblock(family);
-                ready = true;
-            }
-        }
-        if let Some(timer) = &mut self.timer {
-            ready |= timer.as_mut().poll(cx).is_ready();
-        }
-        if ready { Poll::Ready(()) } else { Poll::Pending }
-    }
 }
 
 #[cfg(test)]

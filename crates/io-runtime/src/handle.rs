@@ -134,3 +134,9 @@ impl Requests {
         if self.waiting.is_some() { Poll::Ready(()) } else { Poll::Pending }
     }
 }
+
+/// Usable from anywhere.
+const _: () = {
+    const fn anywhere<T: Send + Sync + Clone + 'static>() {}
+    anywhere::<Handle>();
+};

@@ -13,6 +13,7 @@ mod runtime;
 mod status;
 mod tun;
 mod udp;
+mod wakers;
 
 pub use config::{Arrangement, DeviceUpdate, RuntimeConfig};
 pub use counters::{Drops, Histogram, IoCounters, Traffic};

@@ -182,31 +182,15 @@ mod tests {
     use std::{
         io::IoSlice,
         net::{SocketAddr, UdpSocket},
+        time::Duration,
     };
 
-    use nix::sys::socket::{ControlMessage, SockaddrStorage, sendmsg};
+    use nix::sys::socket::{ControlMessage, SockaddrStorage, sendmsg, setsockopt, sockopt};
 
     use super::*;
     use crate::{Need, connect};
 
-    /// Sends a train of 10 datagrams and gives how many packets crossed the link.
-    fn packets_of_a_train(a: &Host, b: &Host) -> u64 {
-        let received = || b.interface_counters("veth").unwrap().rx_packets;
-        let before = received();
-        a.run(|| {
-            let socket = UdpSocket::bind("192.0.2.1:0").unwrap();
-            let to = SockaddrStorage::from("192.0.2.2:9".parse::<SocketAddr>().unwrap());
-            let train = [0; 1000];
-            let control = [ControlMessage::UdpGsoSegments(&100)];
-            let slices = [IoSlice::new(&train)];
-            sendmsg(socket.as_raw_fd(), &slices, &control, MsgFlags::empty(), Some(&to)).unwrap();
-        });
-        received() - before
-    }
-
-    #[test]
-    fn without_segmentation_offload_trains_are_cut_before_they_cross() {
-        crate::require!(Need::Namespaces);
+    fn linked() -> (Host, Host) {
         let (a, b) = (Host::new("a").unwrap(), Host::new("b").unwrap());
         connect(&a, "veth", &b, "veth", 1500).unwrap();
         for (host, address) in [(&a, "192.0.2.1"), (&b, "192.0.2.2")] {
@@ -214,7 +198,50 @@ mod tests {
             host.sysctl("net/ipv6/conf/veth/disable_ipv6", "1").unwrap();
             host.add_address("veth", address.parse().unwrap(), 24).unwrap();
         }
-        crate::ping(&a, "192.0.2.2".parse().unwrap(), 1, std::time::Duration::ZERO).unwrap();
+        crate::ping(&a, "192.0.2.2".parse().unwrap(), 1, Duration::ZERO).unwrap();
+        (a, b)
+    }
+
+    /// Sends a train of 10 datagrams of 100 bytes.
+    fn send_train(from: &Host, to: SocketAddr) {
+        from.run(move || {
+            let socket = UdpSocket::bind("192.0.2.1:0").unwrap();
+            let train = [0; 1000];
+            let control = [ControlMessage::UdpGsoSegments(&100)];
+            let slices = [IoSlice::new(&train)];
+            let to = SockaddrStorage::from(to);
+            sendmsg(socket.as_raw_fd(), &slices, &control, MsgFlags::empty(), Some(&to)).unwrap();
+        });
+    }
+
+    /// How many packets of a train cross the link.
+    fn packets_of_a_train(a: &Host, b: &Host) -> u64 {
+        let received = || b.interface_counters("veth").unwrap().rx_packets;
+        let before = received();
+        send_train(a, "192.0.2.2:9".parse().unwrap());
+        received() - before
+    }
+
+    #[test]
+    fn with_receive_offload_a_cut_train_arrives_joined() {
+        crate::require!(Need::Namespaces);
+        let (a, b) = linked();
+        a.set_feature("veth", "tx-udp-segmentation", false).unwrap();
+        // veth leaves GRO out for senders that have TSO, but for UDP sockets when forwarding is on.
+        b.set_feature("veth", "rx-gro", true).unwrap();
+        b.set_feature("veth", "rx-udp-gro-forwarding", true).unwrap();
+        let socket = b.run(|| UdpSocket::bind("192.0.2.2:0").unwrap());
+        setsockopt(&socket, sockopt::UdpGroSegment, &true).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        send_train(&a, socket.local_addr().unwrap());
+        let len = socket.recv(&mut [0; 2000]).unwrap();
+        assert_eq!(len, 1000, "the whole train in one call");
+    }
+
+    #[test]
+    fn without_segmentation_offload_trains_are_cut_before_they_cross() {
+        crate::require!(Need::Namespaces);
+        let (a, b) = linked();
         let whole = packets_of_a_train(&a, &b);
         a.set_feature("veth", "tx-udp-segmentation", false).unwrap();
         let cut = packets_of_a_train(&a, &b);

@@ -91,7 +91,7 @@ fn tcp_sees_no_reordering_and_fills_the_window(arguments: &[&str]) {
     let tunnelled = transfer(a, b, TcpPlan::bytes(BYTES), Side::B, true);
     assert_nothing_overtaken(&tunnel, &before);
     // A stream that is taken for congested, or waits, falls far behind; 60 bytes a packet make 4 %.
-    assert!(tunnelled < direct * 2.0, "{tunnelled:.2} s through the tunnel, {direct:.2} s without");
+    assert!(tunnelled < direct * 1.5, "{tunnelled:.2} s through the tunnel, {direct:.2} s without");
 }
 
 #[test]

@@ -207,3 +207,57 @@ fn the_shipped_unit_is_right_and_tight() {
         assert!(level <= 4.0, "{exposure}");
     });
 }
+
+#[test]
+fn a_daemon_without_a_terminal_logs_to_the_systems_log() {
+    lab(&["ip", "mknod"], |lab| {
+        // A /dev of our own, with a log socket in it.
+        lab.run("mkdir -p dev/net && mknod dev/null c 1 3 && mknod dev/urandom c 1 9 && mknod dev/net/tun c 10 200");
+        let log = UnixDatagram::bind(lab.dir.join("dev/log")).expect("a log socket");
+        log.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        let none: Option<&str> = None;
+        let bind = nix::mount::MsFlags::MS_BIND;
+        nix::mount::mount(Some(&lab.dir.join("dev")), "/dev", none, bind, none).expect("a private /dev");
+        lab.run("volley wg0; ip link delete wg0");
+        let mut line = [0; 1_024];
+        let length = log.recv(&mut line).expect("a line");
+        let line = String::from_utf8_lossy(&line[..length]).into_owned();
+        assert!(
+            line.starts_with("<30>volley[") && line.ends_with("]: wg0 ends: its interface was deleted"),
+            "{line}"
+        );
+    });
+}
+
+#[test]
+fn no_key_is_ever_logged() {
+    lab(&["wg", "ip", "ping", "python3"], |lab| {
+        let daemon = lab.daemon("wg0", &["--log-level", "trace"]);
+        let ((private, public), (_, peer)) = (keys(lab), keys(lab));
+        let psk = lab.run("wg genpsk").trim().to_owned();
+        lab.file("private", &private);
+        lab.file("psk", &psk);
+        lab.run(&format!(
+            "wg set wg0 private-key private peer {peer} preshared-key psk endpoint 127.0.0.1:9 allowed-ips 10.9.0.0/24 \
+             persistent-keepalive 1; wg show wg0 dump; ip addr add 10.9.0.1/24 dev wg0; ip link set wg0 up"
+        ));
+        let _ = lab.sh("ping -c 1 -W 1 10.9.0.2");
+        // Mistakes are logged, too, and must not quote what may be a key.
+        let broken = format!("{}x", &private[..43]);
+        let request = format!("set=1\\nprivate_key={broken}\\n\\n");
+        lab.run(&format!("volley show wg0; printf '{request}' | python3 -c \"{SEND}\""));
+        let hex = |key: &str| {
+            let digits = lab.run(&format!("echo {key} | base64 -d | od -An -v -tx1"));
+            digits.split_whitespace().collect::<String>()
+        };
+        let log = daemon.log();
+        assert!(log.contains("a configuration request was refused: line 2"), "{log}");
+        for secret in [private.clone(), psk.clone(), hex(&private), hex(&psk), broken] {
+            assert!(!log.contains(&secret[..20]), "{secret} is in the log of {public}:\n{log}");
+        }
+    });
+}
+
+/// Sends stdin to the socket of `wg0`, and waits for the answer.
+const SEND: &str = "import socket, sys; s = socket.socket(socket.AF_UNIX); s.connect('/run/wireguard/wg0.sock'); \
+                    s.sendall(sys.stdin.buffer.read()); s.recv(99)";

@@ -196,3 +196,33 @@ fn the_mtu_leaves_room_for_the_overhead_of_the_way_to_the_peer() {
         lab.run("volley down ./wg0.conf");
     });
 }
+
+#[test]
+fn rules_that_a_killed_daemon_left_are_not_doubled() {
+    lab(&["ip", "nft"], |lab| {
+        let peer = peer(lab, "AllowedIPs = 0.0.0.0/0, ::/0");
+        lab.file("wg0.conf", &format!("{}{peer}", interface(lab, "Address = 10.7.0.1/24")));
+        lab.run("volley up ./wg0.conf");
+        let rules = lab.run("ip rule; ip -6 rule");
+        // As a crash would: the interface goes, and nobody cleans up.
+        lab.run("ip link delete wg0");
+        eventually("the daemon is gone", || is_gone(lab));
+        lab.run("volley up ./wg0.conf");
+        assert_eq!(lab.run("ip rule; ip -6 rule"), rules);
+        lab.run("volley down ./wg0.conf");
+        assert!(!lab.run("ip rule; ip -6 rule").contains("51820"));
+    });
+}
+
+#[test]
+fn systemds_way_sets_up_a_daemon_that_runs_already() {
+    lab(&["ip"], |lab| {
+        let mut daemon = lab.daemon("wg0", &["run"]);
+        lab.file("wg0.conf", &interface(lab, "Address = 10.7.0.1/24\nListenPort = 51912"));
+        lab.run("volley up --running ./wg0.conf");
+        assert!(lab.run("ip addr show wg0").contains("10.7.0.1/24"));
+        assert_eq!(lab.run("wg show wg0 listen-port"), "51912\n");
+        lab.run("volley down ./wg0.conf");
+        assert!(daemon.ends_within(common::PATIENCE));
+    });
+}

@@ -21,8 +21,8 @@ pub(super) struct Report<'a> {
 impl Report<'_> {
     /// For the terminal.
     pub(super) fn text(&self) -> String {
-        let mut text =
-            format!("{}\n{}\n\n{}\n", self.machine.describe(), self.how(), self.results.table(None));
+        let (machine, how) = (self.machine.describe(), self.how());
+        let mut text = format!("{machine}\n{how}\n\n{}\n{}\n", self.legend(), self.table());
         text.push_str(&self.gains());
         let _ = write!(text, "\n{}\n{}", self.floor.table(), self.distance());
         self.results.notes().iter().for_each(|note| text.push_str(&format!("NOTE {note}\n")));
@@ -37,12 +37,7 @@ impl Report<'_> {
             self.machine.describe(),
             self.how()
         );
-        let mut legend = Table::new(["column", "daemon's arguments"]);
-        for stage in self.stages {
-            legend.row([stage.name.to_owned(), format!("`{}`", stage.arguments.join(" "))]);
-        }
-        let _ =
-            write!(text, "{legend}\n{}\n![The same as a chart](ablation.svg)\n\n", self.results.table(None));
+        let _ = write!(text, "{}\n{}\n![The same as a chart](ablation.svg)\n\n", self.legend(), self.table());
         let _ = writeln!(text, "{}", as_list(&self.gains()));
         let _ = write!(
             text,
@@ -55,6 +50,20 @@ impl Report<'_> {
             let _ = write!(text, "\n## Notes\n\n{}", as_list(&self.results.notes().join("\n")));
         }
         text
+    }
+
+    /// What the letters stand for.
+    fn legend(&self) -> Table {
+        let mut legend = Table::new(["column", "daemon's arguments"]);
+        for stage in self.stages {
+            legend.row([stage.name.to_owned(), format!("`{}`", stage.arguments.join(" "))]);
+        }
+        legend
+    }
+
+    /// The figures under letters alone: with names it would be wider than any page.
+    fn table(&self) -> Table {
+        self.results.table_headed(None, |name| name.split_inclusive(')').next().unwrap_or(name))
     }
 
     fn how(&self) -> String {

@@ -101,7 +101,12 @@ impl Results {
     /// One row per case and metric, one column each, medians. Beside every figure but the reference's own:
     /// how many times better the reference is, if one is named.
     pub(crate) fn table(&self, reference: Option<usize>) -> Table {
-        let columns = self.columns.iter().map(String::as_str);
+        self.table_headed(reference, |name| name)
+    }
+
+    /// The same with shorter column names.
+    pub(crate) fn table_headed(&self, reference: Option<usize>, heading: fn(&str) -> &str) -> Table {
+        let columns = self.columns.iter().map(|name| heading(name));
         let mut table = Table::new(["case", "metric"].into_iter().chain(columns).chain(["spread"]));
         for (case, metric) in self.rows() {
             let ours = reference.and_then(|reference| self.median(reference, case, metric));

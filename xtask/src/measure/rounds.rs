@@ -29,7 +29,7 @@ pub(crate) enum Underlay {
     V6,
     /// IPv4 over a veth pair with `tx-udp-segmentation off`: trains are cut before they cross, as on a wire.
     Cut,
-    /// The same, and the receiving end joins them again (`rx-gro`), as the driver of a network card does.
+    /// The same, and the receiving end joins them again (GRO), as the driver of a network card does.
     CutAndJoined,
 }
 
@@ -50,7 +50,10 @@ impl Column {
             Underlay::Plain => &[],
             Underlay::V6 => return builder.over_v6().start(),
             Underlay::Cut => &[("tx-udp-segmentation", false)],
-            Underlay::CutAndJoined => &[("tx-udp-segmentation", false), ("rx-gro", true)],
+            // veth leaves GRO out for senders that have TSO, but for UDP sockets when forwarding is on.
+            Underlay::CutAndJoined => {
+                &[("tx-udp-segmentation", false), ("rx-gro", true), ("rx-udp-gro-forwarding", true)]
+            }
         };
         let tunnel = builder.start()?;
         for host in [Side::A, Side::B].map(|side| tunnel.host(side)) {

@@ -17,16 +17,22 @@ pub(super) struct File {
 /// Past this many lines a file is a design question, and answered here or split.
 const TOO_LONG: usize = 800;
 
-/// The only files that may read a clock, outside tests.
+/// The only places that may read a clock, outside tests. The daemon's shell tells people wall-clock times and bounds
+/// its sockets' patience; there clippy asks for the reason each time.
 const CLOCKS: [&str; 4] = [
     "crates/io-runtime/src/clock.rs",
     "crates/netlab/src/clock.rs",
     "crates/encrypt/src/boring",
-    "crates/volley/src/wall_clock.rs",
+    "crates/volley/src/",
 ];
 
-/// The only files that may hold unsafe code: the system-call edges, and tests that count allocations.
-const UNSAFE: [&str; 2] = ["crates/tun-device/src/linux/sys.rs", "crates/io-runtime/src/udp/sys.rs"];
+/// The only files that may hold unsafe code: the system-call edges. Tests may, to count allocations.
+const UNSAFE: [&str; 4] = [
+    "crates/tun-device/src/linux/sys.rs",
+    "crates/tun-device/src/linux/inherit.rs",
+    "crates/io-runtime/src/udp/sys.rs",
+    "crates/io-runtime/src/ready.rs",
+];
 
 /// Crates that hold one of those files say `deny` where all others say `forbid`.
 const WITH_SYSTEM_CALLS: [&str; 2] = ["tun-device", "io-runtime"];

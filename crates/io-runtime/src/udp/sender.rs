@@ -24,7 +24,7 @@ use crate::{
 
 /// Pause after ENOBUFS. The kernel is short of memory, not the socket of room, so the socket stays
 /// writable and waiting for that alone would spin.
-const NO_BUFFERS_PAUSE: Duration = Duration::from_millis(1);
+const RETRY_PAUSE: Duration = Duration::from_millis(1);
 
 /// Sends batches over one socket for each address family.
 #[derive(Debug)]
@@ -124,6 +124,13 @@ impl<S: DatagramSocket> Sender<S> {
     pub(crate) fn unblock(&mut self, family: Family) {
         if let Some(lane) = self.lane_mut(family) {
             lane.blocked = None;
+        }
+    }
+
+    /// Nobody will tell when the full socket takes more: try again in a moment.
+    pub(crate) fn retry_later(&mut self, family: Family, now: Instant) {
+        if let Some(lane) = self.lane_mut(family) {
+            lane.blocked = Some(Blocked::Until(now + RETRY_PAUSE));
         }
     }
 
@@ -247,7 +254,7 @@ impl InFlight {
                 }
                 Err(error) => match Failure::of(&error) {
                     Failure::Full => return Some(Blocked::Full),
-                    Failure::NoBuffers => return Some(Blocked::Until(cx.now + NO_BUFFERS_PAUSE)),
+                    Failure::NoBuffers => return Some(Blocked::Until(cx.now + RETRY_PAUSE)),
                     failure if segments > 1 => self.fall_back(failure, &error, cx),
                     failure => self.drop_one(failure, &error, cx),
                 },

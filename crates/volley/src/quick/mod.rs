@@ -151,6 +151,10 @@ async fn add_default(net: &Net, name: &str, index: u32, network: &IpNet) -> Resu
         while !net.is_empty(table).await.or_trouble("cannot list routes")? {
             table += 1;
         }
+        // Rules to an empty table are left from a daemon that was killed.
+        for family in Family::ALL {
+            net.delete_rules(family, table).await.or_trouble("cannot remove old rules")?;
+        }
         let mark = DeviceUpdate { fwmark: Some(table), ..DeviceUpdate::default() };
         client::set(&socket, &mark).or_trouble("cannot set the mark")?;
     }
@@ -164,6 +168,19 @@ async fn add_default(net: &Net, name: &str, index: u32, network: &IpNet) -> Resu
     }
     let addresses = net.addresses(index).await.or_trouble("cannot list addresses")?;
     hooks::set_firewall(name, family, &addresses, table)
+}
+
+/// Makes the kernel look at marks when it checks the reverse path of what comes in.
+fn let_marks_count() -> Result<(), Trouble> {
+    const SWITCH: &str = "/proc/sys/net/ipv4/conf/all/src_valid_mark";
+    // In a container it may be set already, and not ours to write.
+    if fs::read_to_string(SWITCH).is_ok_and(|value| value.trim() == "1") {
+        return Ok(());
+    }
+    fs::write(SWITCH, "1").map_err(|error| {
+        Trouble::new(format!("cannot set {SWITCH}: {error}"))
+            .fix("set it before: sysctl -w net.ipv4.conf.all.src_valid_mark=1, or --sysctl in a container")
+    })
 }
 
 /// A table's number, by itself or from the names that iproute2 knows.

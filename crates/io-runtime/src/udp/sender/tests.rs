@@ -288,10 +288,10 @@ fn no_buffers_waits_for_time_not_only_for_writability() {
     let mut bench = Bench::new(Fake::scripted(vec![Some(ENOBUFS)]), None);
     bench.push_many(V4, 2);
     bench.flush();
-    assert_eq!(bench.sender.blocked(Family::V4), Some(Blocked::Until(bench.now + NO_BUFFERS_PAUSE)));
+    assert_eq!(bench.sender.blocked(Family::V4), Some(Blocked::Until(bench.now + RETRY_PAUSE)));
     bench.flush();
     assert_eq!(bench.v4().calls, 1);
-    bench.now += NO_BUFFERS_PAUSE;
+    bench.now += RETRY_PAUSE;
     bench.flush();
     assert_eq!(numbers(bench.v4()), [0, 1]);
 }
