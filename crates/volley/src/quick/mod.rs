@@ -162,9 +162,7 @@ async fn add_default(net: &Net, name: &str, index: u32, network: &IpNet) -> Resu
     net.add_mark_rule(family, table).await.or_trouble("cannot add the rule for marked packets")?;
     net.add_suppress_rule(family).await.or_trouble("cannot add the rule for the main table")?;
     if family == Family::V4 {
-        // Marks count when the kernel checks the reverse path.
-        fs::write("/proc/sys/net/ipv4/conf/all/src_valid_mark", "1")
-            .or_trouble("cannot set src_valid_mark")?;
+        let_marks_count()?;
     }
     let addresses = net.addresses(index).await.or_trouble("cannot list addresses")?;
     hooks::set_firewall(name, family, &addresses, table)
