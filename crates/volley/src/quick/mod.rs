@@ -15,7 +15,6 @@ use ipnet::IpNet;
 use tokio::signal::unix::{SignalKind, signal};
 use tun_device::check_interface_name;
 
-pub(crate) use self::hooks::found;
 use self::{
     file::ConfigFile,
     net::{Family, Net},
