@@ -10,10 +10,14 @@ use tun_device::Offloads;
 
 const PACKETS: u32 = 3_000;
 
+fn config(arrangement: Arrangement) -> RuntimeConfig {
+    RuntimeConfig { arrangement, ..RuntimeConfig::default() }
+}
+
 fn configs() -> Vec<RuntimeConfig> {
     let mut configs = Vec::new();
     for arrangement in [Arrangement::Inline, Arrangement::TunThreads] {
-        let base = RuntimeConfig { arrangement, ..RuntimeConfig::default() };
+        let base = config(arrangement);
         configs.push(base.clone());
         configs.push(RuntimeConfig { udp_gso: false, ..base.clone() });
         configs.push(RuntimeConfig { udp_gro: false, ..base.clone() });
@@ -59,6 +63,26 @@ fn packets_cross_in_order_and_unchanged_with_every_switch_on_and_off() {
             let status = pair.b.status().await;
             assert_eq!(status.io.drops.total(), 0, "{config:?}: {:?}", status.io);
             assert_eq!(status.features.arrangement, config.arrangement);
+            pair.finish().await;
+        });
+    }
+}
+
+#[test]
+fn one_at_a_time_means_one_packet_a_call_all_the_way() {
+    for arrangement in [Arrangement::Inline, Arrangement::TunThreads] {
+        run(async {
+            let plain =
+                RuntimeConfig { udp_gso: false, udp_gro: false, tun_coalesce: false, ..config(arrangement) };
+            let pair = Pair::start(RuntimeConfig { batch: 1, ..plain }, Offloads::NONE).await;
+            exchange(&pair.a, &pair.b, PACKETS);
+            let (a, b) = (pair.a.status().await.io, pair.b.settled().await.io);
+            assert_eq!(a.send_batches.sum(), a.send_batches.count());
+            assert_eq!(b.recv_batches.sum(), b.recv_batches.count());
+            assert!(a.traffic.udp_send_calls >= u64::from(PACKETS));
+            assert!(b.traffic.udp_recv_calls >= u64::from(PACKETS));
+            assert!(a.traffic.tun_reads >= u64::from(PACKETS) && a.traffic.ticks >= u64::from(PACKETS));
+            assert_eq!(b.traffic.tun_writes, u64::from(PACKETS));
             pair.finish().await;
         });
     }

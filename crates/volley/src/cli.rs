@@ -1,7 +1,7 @@
 //! The command line. `wg-quick` starts a daemon with a name and nothing else, so every option of the daemon
 //! has an environment variable.
 
-use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
+use std::{iter, net::SocketAddr, path::PathBuf, process::ExitCode};
 
 use clap::{
     Arg, ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum, builder::Resettable,
@@ -186,6 +186,14 @@ impl DaemonArgs {
             .or_else(|| from_env("LOG_LEVEL"))
             .unwrap_or(LevelFilter::INFO)
     }
+}
+
+/// Checks a command line without running it, for those who write unit files and scripts.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check<'a>(arguments: impl IntoIterator<Item = &'a str>) -> Result<(), clap::Error> {
+    Cli::try_parse_from(iter::once("volley").chain(arguments)).map(drop)
 }
 
 /// Runs the program.

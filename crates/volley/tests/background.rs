@@ -71,7 +71,8 @@ fn the_environment_keeps_it_in_the_foreground() {
         let mut command = lab.volley(&["wg0"]);
         let mut child =
             command.env("WG_PROCESS_FOREGROUND", "1").stderr(Stdio::null()).spawn().expect("it runs");
-        eventually("it is ready", || socket("wg0").exists());
+        // Ready, not only begun: a start whose interface is deleted is a failed one.
+        eventually("it is ready", || lab.sh("volley show wg0").status.success());
         assert!(child.try_wait().expect("a child").is_none());
         lab.run("ip link delete wg0");
         eventually("it ends", || child.try_wait().expect("a child").is_some_and(|status| status.success()));

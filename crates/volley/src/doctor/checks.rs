@@ -217,14 +217,14 @@ fn wireguard_tools() -> Check {
 /// `volley up` keeps foreign packets away from a tunnel that is the default route, as `wg-quick` does.
 fn firewall() -> Check {
     const NAME: &str = "firewall";
-    if let Some(tool) = ["nft", "iptables-restore"].into_iter().find(|tool| is_installed(tool)) {
-        return Check::pass(NAME, format!("{tool} is installed, for AllowedIPs = 0.0.0.0/0 and ::/0"));
+    match ["nft", "iptables-restore"].into_iter().find(|tool| is_installed(tool)) {
+        Some(tool) => Check::pass(NAME, format!("{tool} is installed, for AllowedIPs = 0.0.0.0/0 and ::/0")),
+        None => Check::warn(
+            NAME,
+            "neither nft nor iptables-restore is on the PATH: `volley up` needs one for AllowedIPs = 0.0.0.0/0 and ::/0",
+            "install the package nftables",
+        ),
     }
-    Check::warn(
-        NAME,
-        "neither nft nor iptables is on the PATH: `volley up` needs one for AllowedIPs = 0.0.0.0/0 and ::/0",
-        "install the package nftables",
-    )
 }
 
 fn socket_directory() -> Check {
