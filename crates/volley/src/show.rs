@@ -32,10 +32,13 @@ pub(crate) fn show(name: Option<&str>, json: bool) -> Result<(), Trouble> {
     for found in names {
         match Interface::ask(&found) {
             Ok(interface) => shown.push(interface),
+            Err(error) if error.is_forbidden() => {
+                return Err(Trouble::new(format!("cannot show `{found}`: {error}")).fix("run as root"));
+            }
             // A socket that a dead daemon left behind is no interface; one that was asked for is an error.
             Err(error) if name.is_some() => {
                 return Err(Trouble::new(format!("cannot show `{found}`: {error}"))
-                    .fix(format!("start it: volley {found}; as root, if it runs")));
+                    .fix(format!("start it: volley {found}")));
             }
             Err(_) => {}
         }

@@ -2,7 +2,7 @@
 
 mod common;
 
-use std::{fs, os::unix::net::UnixStream, path::Path, time::Duration};
+use std::{fs, os::unix::net::UnixStream, path::Path, process::Stdio, time::Duration};
 
 use common::{Lab, eventually, lab, socket};
 use nix::sys::signal::Signal;
@@ -28,6 +28,20 @@ fn sigterm_ends_it() {
 #[test]
 fn sigint_ends_it() {
     ends(|_, daemon| daemon.signal(Signal::SIGINT));
+}
+
+#[test]
+fn a_hangup_ends_it_but_not_under_nohup() {
+    ends(|_, daemon| daemon.signal(Signal::SIGHUP));
+    lab(&["nohup", "wg"], |lab| {
+        let mut command = lab.command("nohup", &[env!("CARGO_BIN_EXE_volley"), "-f", "wg0"]);
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("nohup runs");
+        eventually("it answers", || lab.sh("wg show wg0").status.success());
+        lab.run(&format!("kill -HUP {}; ip link set wg0 mtu 1300; wg show wg0", child.id()));
+        assert!(child.try_wait().expect("a child").is_none());
+        lab.run("ip link delete wg0");
+        eventually("it ends", || child.try_wait().expect("a child").is_some());
+    });
 }
 
 #[test]

@@ -23,7 +23,7 @@ fn keys_are_those_of_wg() {
 
 #[test]
 fn show_tells_what_wg_show_tells_and_more() {
-    lab(&["wg", "python3"], |lab| {
+    lab(&["wg", "python3", "setpriv"], |lab| {
         let _daemon = lab.daemon("wg0", &["--no-udp-gso"]);
         let ((private, public), (_, peer)) = (keys(lab), keys(lab));
         lab.file("private", &private);
@@ -39,6 +39,14 @@ fn show_tells_what_wg_show_tells_and_more() {
         let read = "import json; d = json.load(open('shown.json'))['wg0']; \
                     print(d['public_key'], d['peers'][0]['allowed_ips'], d['fwmark'], d['features']['mtu'])";
         assert_eq!(lab.run(&format!("python3 -c \"{read}\"")), format!("{public} ['10.0.0.0/8'] 9 1420\n"));
+
+        lab.run("cp $(command -v volley) /run/wireguard/volley");
+        let forbidden =
+            lab.sh("setpriv --reuid 65534 --regid 65534 --clear-groups /run/wireguard/volley show");
+        assert!(
+            String::from_utf8_lossy(&forbidden.stderr).contains("to mend it: run as root"),
+            "{forbidden:?}"
+        );
 
         let none = lab.sh("volley show wg1");
         assert_eq!(none.status.code(), Some(1));

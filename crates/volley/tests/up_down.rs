@@ -150,11 +150,22 @@ fn a_busy_port_is_told_and_rolled_back() {
 
 #[test]
 fn mistakes_in_the_file_are_found_before_anything_is_done() {
-    lab(&["ip"], |lab| {
+    lab(&["ip", "setpriv"], |lab| {
         lab.file("wg0.conf", &interface(lab, "PreUp = touch $DIR/touched\nListenPort = x"));
         let failed = lab.sh("volley up ./wg0.conf");
         let said = String::from_utf8_lossy(&failed.stderr).into_owned();
         assert!(said.contains("wg0.conf: line 4: ListenPort: `x` is not 0 to 65535"), "{said}");
+        assert!(!lab.dir.join("touched").exists());
+        lab.file("wg0.conf", &interface(lab, "PreUp = touch $DIR/touched"));
+        lab.run("cp $(command -v volley) /run/wireguard/volley; chmod 644 wg0.conf; chmod 755 .");
+        let nobody = "setpriv --reuid 65534 --regid 65534 --clear-groups /run/wireguard/volley";
+        for command in ["up", "down"] {
+            let forbidden = lab.sh(&format!("{nobody} {command} ./wg0.conf"));
+            assert!(
+                String::from_utf8_lossy(&forbidden.stderr).contains("to mend it: run as root"),
+                "{forbidden:?}"
+            );
+        }
         assert!(!lab.dir.join("touched").exists());
         for argument in ["nowhere", "./wg0", "./name-that-is-too-long.conf"] {
             assert_eq!(lab.sh(&format!("volley up {argument}")).status.code(), Some(1), "{argument}");

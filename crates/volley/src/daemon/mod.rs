@@ -6,12 +6,12 @@ mod link;
 mod open;
 mod privileges;
 
-use std::{env, ffi::OsString, sync::Arc, time::Duration};
+use std::{env, ffi::OsString, fs, sync::Arc, time::Duration};
 
 use io_runtime::{DeviceStatus, Handle};
 use sd_notify::NotifyState;
 use tokio::{
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     time::timeout,
 };
 use tracing::{error, info, warn};
@@ -97,7 +97,8 @@ async fn live(
     let listen = |kind| signal(kind).or_trouble("cannot listen for signals");
     let mut interrupt = listen(SignalKind::interrupt())?;
     let mut terminate = listen(SignalKind::terminate())?;
-    let mut hangup = listen(SignalKind::hangup())?;
+    // `nohup` has it ignored, and then it stays ignored.
+    let mut hangup = if hangup_is_ignored() { None } else { Some(listen(SignalKind::hangup())?) };
 
     let status = handle.status().await.or_trouble("cannot start the data plane")?;
     let mut mtu = MtuWatch::open(index, status.mtu);
@@ -111,7 +112,7 @@ async fn live(
         tokio::select! {
             _ = interrupt.recv() => info!("{name} ends: SIGINT"),
             _ = terminate.recv() => info!("{name} ends: SIGTERM"),
-            _ = hangup.recv() => info!("{name} ends: SIGHUP"),
+            () = received(&mut hangup) => info!("{name} ends: SIGHUP"),
             () = &mut removed => info!("{name} ends: its socket was removed"),
             served = &mut serve => served.or_trouble("cannot serve the configuration socket")?,
             ended = handle.finished() => return finished(name, ended),
@@ -123,6 +124,22 @@ async fn live(
             }
         }
         return Ok(());
+    }
+}
+
+/// True when whoever started us has told the kernel to drop SIGHUP.
+fn hangup_is_ignored() -> bool {
+    const HANGUP: u64 = 1; // signal 1 is the lowest bit
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & HANGUP != 0)
+}
+
+/// Resolves when the signal comes; never if we do not listen for it.
+async fn received(signal: &mut Option<Signal>) {
+    match signal {
+        Some(signal) => drop(signal.recv().await),
+        None => std::future::pending().await,
     }
 }
 

@@ -10,6 +10,7 @@ mod save;
 
 use std::{fs, io, thread, time::Duration};
 
+use caps::{CapSet, Capability};
 use io_runtime::DeviceUpdate;
 use ipnet::IpNet;
 use tokio::signal::unix::{SignalKind, signal};
@@ -43,6 +44,7 @@ pub(crate) fn up(argument: &str, running: bool) -> Result<(), Trouble> {
     let file = ConfigFile::read(argument)?;
     let config = file.parse()?;
     let name = &file.interface;
+    require_privilege()?;
     let update = resolve::update(&config)?;
     event_loop()?.block_on(async {
         let net = Net::open().or_trouble("cannot open a netlink socket")?;
@@ -201,6 +203,7 @@ fn table_number(table: &str) -> Result<u32, Trouble> {
 
 /// `volley down CONF`. Without a file, the interface goes without hooks.
 pub(crate) fn down(argument: &str) -> Result<(), Trouble> {
+    require_privilege()?;
     let running = check_interface_name(argument).is_ok() && is_alive(&socket_path(argument));
     let (name, file) = match ConfigFile::read(argument) {
         Ok(file) => (file.interface.clone(), Some(file)),
@@ -263,6 +266,16 @@ async fn take_down(net: &Net, name: &str, config: &Config) -> Result<(), Trouble
         thread::sleep(Duration::from_millis(10));
     }
     Ok(())
+}
+
+/// Says so at once, rather than with the first step that needs it.
+fn require_privilege() -> Result<(), Trouble> {
+    match caps::has_cap(None, CapSet::Effective, Capability::CAP_NET_ADMIN) {
+        Ok(false) => {
+            Err(Trouble::new("no permission to set interfaces up").fix("run as root, or with CAP_NET_ADMIN"))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn event_loop() -> Result<tokio::runtime::Runtime, Trouble> {

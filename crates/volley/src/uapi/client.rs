@@ -35,6 +35,13 @@ pub enum Error {
     Answer,
 }
 
+impl Error {
+    /// True when there may be a daemon, and this user may not speak to it.
+    pub fn is_forbidden(&self) -> bool {
+        matches!(self, Self::Connection(error) if error.kind() == io::ErrorKind::PermissionDenied)
+    }
+}
+
 /// Asks for everything `wg show` knows.
 ///
 /// # Errors
