@@ -4,7 +4,7 @@ use std::{
 };
 
 use gso_queue::{DatagramSink as _, QueueConfig};
-use nix::libc::{EAGAIN, EINTR, EINVAL, EIO, EMSGSIZE, ENOBUFS, EPERM};
+use nix::libc::{EADDRNOTAVAIL, EAGAIN, EINTR, EINVAL, EIO, EMSGSIZE, ENETUNREACH, ENOBUFS, EPERM};
 use proptest::prelude::*;
 
 use super::*;
@@ -307,17 +307,29 @@ fn an_interrupted_call_is_repeated() {
 
 #[test]
 fn a_pinned_source_that_is_gone_is_given_up_and_reported() {
-    let mut bench = Bench::new(Fake::new(|transmit| transmit.src_ip.map(|_| EINVAL)), None);
-    let to = Destination { local: Some(PIN), ..Destination::new(V4) };
-    for _ in 0..4 {
-        bench.push(to, 100);
+    for errno in [EINVAL, ENETUNREACH, EADDRNOTAVAIL] {
+        let mut bench = Bench::new(Fake::new(move |transmit| transmit.src_ip.map(|_| errno)), None);
+        let to = Destination { local: Some(PIN), ..Destination::new(V4) };
+        for _ in 0..4 {
+            bench.push(to, 100);
+        }
+        bench.flush();
+        assert_eq!(numbers(bench.v4()), [0, 1, 2, 3]);
+        assert_eq!(bench.v4().calls, 2, "the train with the pin, and the train without");
+        assert_eq!(bench.forgotten, [to]);
+        assert_eq!(bench.counters.traffic.gso_routes_disabled, 0);
+        assert_eq!(bench.dropped(), 0);
     }
+}
+
+#[test]
+fn a_peer_out_of_reach_keeps_its_pin() {
+    let mut bench = Bench::new(Fake::new(|_| Some(ENETUNREACH)), None);
+    bench.push(Destination { local: Some(PIN), ..Destination::new(V4) }, 100);
     bench.flush();
-    assert_eq!(numbers(bench.v4()), [0, 1, 2, 3]);
-    assert_eq!(bench.v4().calls, 2, "the train with the pin, and the train without");
-    assert_eq!(bench.forgotten, [to]);
-    assert_eq!(bench.counters.traffic.gso_routes_disabled, 0);
-    assert_eq!(bench.dropped(), 0);
+    assert_eq!(bench.v4().calls, 2);
+    assert!(bench.forgotten.is_empty());
+    assert_eq!(bench.counters.drops.udp_refused, 1);
 }
 
 #[test]
@@ -398,7 +410,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 fn errors() -> impl Strategy<Value = Vec<Option<i32>>> {
-    let errno = prop::sample::select(vec![EIO, EINVAL, EMSGSIZE, ENOBUFS, EAGAIN, EINTR, EPERM]);
+    let errno = prop::sample::select(vec![EIO, EINVAL, EMSGSIZE, ENOBUFS, EAGAIN, EINTR, EPERM, ENETUNREACH]);
     prop::collection::vec(prop::option::weighted(0.5, errno), 0..200)
 }
 
