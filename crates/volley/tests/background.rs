@@ -9,7 +9,7 @@ use std::{
     process::Stdio,
 };
 
-use common::{eventually, lab, socket, took};
+use common::{eventually, lab, socket};
 
 /// The process that answers for `wg0`.
 fn daemon_pid(lab: &common::Lab) -> String {
@@ -46,11 +46,11 @@ fn the_callers_pipes_are_closed_when_the_parent_returns() {
         // The shell opens the pipe by the number that it inherits from us.
         nix::fcntl::fcntl(&write, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty()))
             .expect("inherited");
-        let (output, _) = took(|| command.output().expect("it runs"));
+        let output = command.output().expect("it runs");
         assert!(output.status.success(), "{output:?}");
         drop(write);
-        let mut rest = Vec::new();
-        read.read_to_end(&mut rest).expect("the pipe ends");
+        nix::fcntl::fcntl(&read, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK)).expect("set");
+        eventually("the pipe ends", || matches!(read.read(&mut [0]), Ok(0)));
         lab.run("ip link delete wg0");
     });
 }
@@ -71,7 +71,8 @@ fn the_environment_keeps_it_in_the_foreground() {
         let mut command = lab.volley(&["wg0"]);
         let mut child =
             command.env("WG_PROCESS_FOREGROUND", "1").stderr(Stdio::null()).spawn().expect("it runs");
-        eventually("it is ready", || socket("wg0").exists());
+        // Ready, not only begun: a start whose interface is deleted is a failed one.
+        eventually("it is ready", || lab.sh("volley show wg0").status.success());
         assert!(child.try_wait().expect("a child").is_none());
         lab.run("ip link delete wg0");
         eventually("it ends", || child.try_wait().expect("a child").is_some_and(|status| status.success()));

@@ -79,6 +79,36 @@ fn default_routes_are_set_up_as_wg_quick_sets_them_up() {
 }
 
 #[test]
+fn without_nft_the_firewall_is_iptables_as_with_wg_quick() {
+    lab(&["wg", "ip", "bash", "wg-quick", "iptables"], |lab| {
+        // A PATH with everything but nft in it.
+        lab.run(
+            "mkdir bin; for tool in sysctl ip iptables iptables-save iptables-restore ip6tables ip6tables-save \
+             ip6tables-restore; do ln -s $(command -v $tool) bin/; done",
+        );
+        let volley = std::path::Path::new(env!("CARGO_BIN_EXE_volley"))
+            .parent()
+            .expect("a directory")
+            .display()
+            .to_string();
+        let path = format!("PATH={volley}:$PWD/bin:/usr/bin:/bin");
+        assert!(!lab.sh(&format!("{path}; command -v nft")).status.success(), "nft is not hidden");
+        let peer = peer(lab, "AllowedIPs = 0.0.0.0/0\nEndpoint = 127.0.0.1:9");
+        lab.file("wg0.conf", &format!("{}{peer}", interface(lab, "Address = 10.7.0.1/24")));
+        let rules = || lab.run("iptables-save | grep -e ^- -e '^[*]' | sort");
+        lab.run(&format!("{path}; volley up ./wg0.conf"));
+        let ours = rules();
+        assert!(ours.contains("wg-quick(8) rule for wg0"), "{ours}");
+        lab.run(&format!("{path}; volley down ./wg0.conf"));
+        assert!(!rules().contains("wg0"), "{}", rules());
+        lab.run(&format!("{path}; WG_QUICK_USERSPACE_IMPLEMENTATION=volley wg-quick up ./wg0.conf"));
+        assert_eq!(rules(), ours);
+        lab.run(&format!("{path}; volley down ./wg0.conf"));
+        assert!(!rules().contains("wg0"), "{}", rules());
+    });
+}
+
+#[test]
 fn a_failing_hook_is_rolled_back() {
     lab(&["wg", "ip", "bash", "nft"], |lab| {
         let peer = peer(lab, "AllowedIPs = 0.0.0.0/0");

@@ -25,8 +25,14 @@ pub(crate) fn in_namespace(test: impl FnOnce() + Send + 'static) {
         if let Err(why) = prepare() {
             let required = std::env::var_os("VOLLEY_REQUIRE_ALL").is_some_and(|value| value == "1");
             assert!(!required, "{name} cannot run: {why}");
+            let line = format!("NOT RUN: {name}: {why}");
             // Past the test harness, which swallows what passing tests print.
-            let _ = writeln!(io::stderr(), "\nNOT RUN: {name}: {why}");
+            let _ = writeln!(io::stderr(), "\n{line}");
+            // Where `cargo xtask test` collects them.
+            if let Some(path) = std::env::var_os("VOLLEY_NOT_RUN_FILE") {
+                let mut file = File::options().create(true).append(true).open(path).unwrap();
+                writeln!(file, "{line}").unwrap();
+            }
             return;
         }
         test();

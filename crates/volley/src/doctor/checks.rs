@@ -41,7 +41,7 @@ pub(super) fn all(port: Option<u16>) -> Vec<Check> {
         socket_buffers(),
     ];
     checks.extend(port.map(listen_port));
-    checks.extend([ipv6(), kernel_module(&release), wireguard_tools(), nft(), socket_directory()]);
+    checks.extend([ipv6(), kernel_module(&release), wireguard_tools(), firewall(), socket_directory()]);
     checks
 }
 
@@ -216,16 +216,16 @@ fn wireguard_tools() -> Check {
 }
 
 /// `volley up` keeps foreign packets away from a tunnel that is the default route, as `wg-quick` does.
-fn nft() -> Check {
-    const NAME: &str = "nft";
-    if is_installed("nft") {
-        return Check::pass(NAME, "installed, for AllowedIPs = 0.0.0.0/0 and ::/0");
+fn firewall() -> Check {
+    const NAME: &str = "firewall";
+    match ["nft", "iptables-restore"].into_iter().find(|tool| is_installed(tool)) {
+        Some(tool) => Check::pass(NAME, format!("{tool} is installed, for AllowedIPs = 0.0.0.0/0 and ::/0")),
+        None => Check::warn(
+            NAME,
+            "neither nft nor iptables-restore is on the PATH: `volley up` needs one for AllowedIPs = 0.0.0.0/0 and ::/0",
+            "install the package nftables",
+        ),
     }
-    Check::warn(
-        NAME,
-        "not on the PATH: `volley up` needs it for AllowedIPs = 0.0.0.0/0 and ::/0",
-        "install the package nftables",
-    )
 }
 
 fn is_installed(tool: &str) -> bool {

@@ -1,14 +1,13 @@
-//! Other people's programs: hooks, resolvconf and nft.
+//! Other people's programs: hooks and resolvconf.
 
 use std::{
-    fs, io,
+    env, fs, io,
     io::Write,
+    os::unix::fs::PermissionsExt,
+    path::PathBuf,
     process::{Command, Stdio},
 };
 
-use ipnet::IpNet;
-
-use super::net::Family;
 use crate::{Trouble, WithFix, config::Interface};
 
 /// Runs commands with bash, as `wg-quick` does, or with sh where there is no bash. `%i` is the interface.
@@ -66,67 +65,23 @@ fn resolvconf_name(name: &str) -> String {
     }
 }
 
-/// The firewall that goes with a default route: replies keep the mark, so that strict reverse-path filters
-/// let them in, and nobody reaches the tunnel's addresses from outside it.
-pub(super) fn set_firewall(
-    name: &str,
-    family: Family,
-    addresses: &[IpNet],
-    mark: u32,
-) -> Result<(), Trouble> {
-    let kind = nft_family(family);
-    let table = table_name(name);
-    let ours = addresses.iter().filter(|address| Family::of(address) == family);
-    let guards: String = ours
-        .map(|address| {
-            format!(
-                "add rule {kind} {table} preraw iifname != \"{name}\" {kind} daddr {} fib saddr type != local drop\n",
-                address.addr()
-            )
-        })
-        .collect();
-    let script = format!(
-        "add table {kind} {table}\n\
-         add chain {kind} {table} preraw {{ type filter hook prerouting priority -300; }}\n\
-         add chain {kind} {table} premangle {{ type filter hook prerouting priority -150; }}\n\
-         add chain {kind} {table} postmangle {{ type filter hook postrouting priority -150; }}\n\
-         {guards}\
-         add rule {kind} {table} postmangle meta l4proto udp mark {mark} ct mark set mark\n\
-         add rule {kind} {table} premangle meta l4proto udp meta mark set ct mark\n"
-    );
-    feed(Command::new("nft").args(["-f", "-"]), &script).map_err(|error| {
-        Trouble::new(format!("cannot set the firewall up with nft: {error}"))
-            .fix("install nftables; or set `Table = off` and route by your own rules")
-    })
-}
-
-/// Removes it.
-pub(super) fn remove_firewall(name: &str) {
-    for family in Family::ALL {
-        let mut command = Command::new("nft");
-        command.args(["delete", "table", nft_family(family), &table_name(name)]);
-        let _ = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
-    }
-}
-
-/// The same name that `wg-quick` uses, so that it can take down what we put up.
-fn table_name(interface: &str) -> String {
-    format!("wg-quick-{interface}")
-}
-
-const fn nft_family(family: Family) -> &'static str {
-    match family {
-        Family::V4 => "ip",
-        Family::V6 => "ip6",
-    }
-}
-
 /// Runs a program that must succeed with `input` on its stdin.
-fn feed(command: &mut Command, input: &str) -> io::Result<()> {
+pub(super) fn feed(command: &mut Command, input: &str) -> io::Result<()> {
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn()?;
     if let Some(mut stdin) = child.stdin.take() {
         stdin.write_all(input.as_bytes())?;
     }
     let status = child.wait()?;
     if status.success() { Ok(()) } else { Err(io::Error::other(status.to_string())) }
+}
+
+/// Where a program is, by `PATH`.
+pub(crate) fn found(program: &str) -> Option<PathBuf> {
+    const EXECUTABLE: u32 = 0o111;
+    let path = env::var_os("PATH")?;
+    let mut places = env::split_paths(&path).map(|directory| directory.join(program));
+    places.find(|place| {
+        fs::metadata(place)
+            .is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & EXECUTABLE != 0)
+    })
 }

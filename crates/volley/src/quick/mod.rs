@@ -2,6 +2,7 @@
 //! module matters. The file's format and its meaning are the same.
 
 mod file;
+mod firewall;
 mod hooks;
 mod net;
 mod resolve;
@@ -109,8 +110,8 @@ async fn suitable_mtu(net: &Net, update: &DeviceUpdate) -> u32 {
         Some(mtu) => mtu,
         None => net.default_mtu().await.unwrap_or(ETHERNET_MTU),
     };
-    // Loopback's MTU of 65,536 is more than a TUN interface may have.
-    below.saturating_sub(OVERHEAD).clamp(576, 65_535 - OVERHEAD)
+    // Not less than every IPv4 host must take (RFC 791 §3.1), not more than a TUN interface may have.
+    below.saturating_sub(OVERHEAD).clamp(576, 65_535)
 }
 
 /// Every allowed IP once, the most specific first.
@@ -162,12 +163,10 @@ async fn add_default(net: &Net, name: &str, index: u32, network: &IpNet) -> Resu
     net.add_mark_rule(family, table).await.or_trouble("cannot add the rule for marked packets")?;
     net.add_suppress_rule(family).await.or_trouble("cannot add the rule for the main table")?;
     if family == Family::V4 {
-        // Marks count when the kernel checks the reverse path.
-        fs::write("/proc/sys/net/ipv4/conf/all/src_valid_mark", "1")
-            .or_trouble("cannot set src_valid_mark")?;
+        let_marks_count()?;
     }
     let addresses = net.addresses(index).await.or_trouble("cannot list addresses")?;
-    hooks::set_firewall(name, family, &addresses, table)
+    firewall::set(name, family, &addresses, table)
 }
 
 /// Makes the kernel look at marks when it checks the reverse path of what comes in.
@@ -243,7 +242,7 @@ pub(crate) fn strip(argument: &str) -> Result<(), Trouble> {
 /// Removes everything that [`bring_up`] may have made.
 async fn take_down(net: &Net, name: &str, config: &Config) -> Result<(), Trouble> {
     hooks::unset_dns(name, &config.interface);
-    hooks::remove_firewall(name);
+    firewall::remove(name);
     let socket = socket_path(name);
     if let Ok(device) = client::get(&socket)
         && device.fwmark != 0

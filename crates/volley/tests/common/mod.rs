@@ -43,8 +43,7 @@ pub(crate) fn lab(tools: &[&str], test: impl FnOnce(&Lab) + Send + 'static) {
         Some("it needs root".to_owned())
     };
     if let Some(why) = missing {
-        assert!(std::env::var_os("VOLLEY_REQUIRE_ALL").is_none_or(|value| value != "1"), "{name}: {why}");
-        println!("NOT RUN: {name}: {why}");
+        netlab::not_run(&name, &why);
         return;
     }
     let body = move || {
