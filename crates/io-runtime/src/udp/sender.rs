@@ -121,9 +121,11 @@ impl<S: DatagramSocket> Sender<S> {
         self.blocked(Family::V4).is_some() || self.blocked(Family::V6).is_some()
     }
 
-    /// The socket may take more: the next flush tries it.
+    /// The socket was full and may take more: the next flush tries it.
     pub(crate) fn unblock(&mut self, family: Family) {
-        if let Some(lane) = self.lane_mut(family) {
+        if let Some(lane) = self.lane_mut(family)
+            && lane.blocked == Some(Blocked::Full)
+        {
             lane.blocked = None;
         }
     }
