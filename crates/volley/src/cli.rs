@@ -1,9 +1,11 @@
 //! The command line. `wg-quick` starts a daemon with a name and nothing else, so every option of the daemon
 //! has an environment variable.
 
-use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
+use std::{iter, net::SocketAddr, path::PathBuf, process::ExitCode};
 
-use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use clap::{
+    Arg, ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum, builder::Resettable,
+};
 use clap_complete::Shell;
 use io_runtime::{Arrangement, RuntimeConfig};
 use tracing::level_filters::LevelFilter;
@@ -186,9 +188,18 @@ impl DaemonArgs {
     }
 }
 
+/// Checks a command line without running it, for those who write unit files and scripts.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check<'a>(arguments: impl IntoIterator<Item = &'a str>) -> Result<(), clap::Error> {
+    Cli::try_parse_from(iter::once("volley").chain(arguments)).map(drop)
+}
+
 /// Runs the program.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let matches = without_empty_variables(Cli::command()).get_matches();
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let result = match &cli.command {
         None => daemon::start(&cli.daemon),
         Some(Command::Run(args)) => daemon::start(args),
@@ -213,6 +224,17 @@ pub fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// In an environment file, `VOLLEY_METRICS=` means that there are none: an empty variable counts as unset.
+fn without_empty_variables(command: clap::Command) -> clap::Command {
+    let is_empty = |argument: &Arg| {
+        let value = argument.get_env().and_then(std::env::var_os);
+        value.is_some_and(|value| value.is_empty())
+    };
+    let forget =
+        move |argument: Arg| if is_empty(&argument) { argument.env(Resettable::Reset) } else { argument };
+    command.mut_args(forget).mut_subcommand("run", |run| run.mut_args(forget))
 }
 
 fn interface_name(name: &str) -> Result<String, Trouble> {
@@ -243,7 +265,7 @@ fn parse_level(value: &str) -> Result<LevelFilter, &'static str> {
 
 #[cfg(test)]
 mod tests {
-    use clap::{CommandFactory, error::ErrorKind};
+    use clap::error::ErrorKind;
 
     use super::*;
 

@@ -1,10 +1,15 @@
-//! The small commands: keys, completions and the manual page.
+//! The small commands: keys, completions and the manual page; and what several commands share.
 
-use std::io::{self, Read, Write};
+use std::{
+    env,
+    io::{self, Read, Write},
+    path::PathBuf,
+};
 
 use clap::CommandFactory;
 use clap_complete::Shell;
 use encrypt::{PresharedKey, PrivateKey};
+use nix::unistd::{AccessFlags, eaccess};
 use zeroize::Zeroizing;
 
 use crate::{Trouble, WithFix, cli::Cli};
@@ -75,6 +80,15 @@ fn environment() -> String {
     let entries = of_options.chain(others);
     let entries = entries.map(|(variable, meaning)| format!(".TP\n\\fB{variable}\\fR\n{meaning}\n"));
     std::iter::once(".SH ENVIRONMENT\n".to_owned()).chain(entries).collect()
+}
+
+/// True when a program of this name is on the `PATH`, and may be run.
+pub(crate) fn is_installed(tool: &str) -> bool {
+    env::var_os("PATH").is_some_and(|path| is_on_path(tool, env::split_paths(&path)))
+}
+
+pub(crate) fn is_on_path(tool: &str, mut path: impl Iterator<Item = PathBuf>) -> bool {
+    path.any(|directory| eaccess(&directory.join(tool), AccessFlags::X_OK).is_ok())
 }
 
 /// Prints one line, and says so if it could not: half a key in a file is worse than none.

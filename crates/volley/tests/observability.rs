@@ -168,47 +168,6 @@ fn a_capture_that_cannot_be_made_is_an_error_with_its_fix_and_leaves_nothing() {
 }
 
 #[test]
-fn systemd_is_told_when_it_is_ready_and_when_it_ends() {
-    lab(&["ip"], |lab| {
-        let path = lab.dir.join("notify");
-        let manager = UnixDatagram::bind(&path).expect("a socket");
-        manager.set_read_timeout(Some(PATIENCE)).expect("a timeout");
-        let mut command = lab.volley(&["-f", "wg0"]);
-        let mut child = command.env("NOTIFY_SOCKET", &path).spawn().expect("it starts");
-        let told = || {
-            let mut message = [0; 512];
-            let length = manager.recv(&mut message).expect("told");
-            String::from_utf8_lossy(&message[..length]).into_owned()
-        };
-        let ready = told();
-        assert!(ready.contains("READY=1"), "{ready}");
-        assert!(common::socket("wg0").exists(), "ready means ready");
-        nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id() as i32), Signal::SIGTERM)
-            .expect("signalled");
-        assert!(told().contains("STOPPING=1"));
-        assert!(common::waits(Duration::from_secs(5), || child.try_wait().expect("a child").is_some()));
-    });
-}
-
-#[test]
-fn the_shipped_unit_is_right_and_tight() {
-    lab(&["systemd-analyze", "sed"], |lab| {
-        let unit = concat!(env!("CARGO_MANIFEST_DIR"), "/dist/volley@.service");
-        // Where no service manager runs, everything but the program's place can be checked.
-        lab.run(&format!("sed s,/usr/bin/volley,$(command -v volley), {unit} > volley@.service"));
-        let verified =
-            lab.sh("systemd-analyze verify --man=no --recursive-errors=no ./volley@wg0.service 2>&1 || true");
-        let said = String::from_utf8_lossy(&verified.stdout);
-        let about_us: Vec<_> = said.lines().filter(|line| line.contains("volley@")).collect();
-        assert!(about_us.is_empty(), "{about_us:?}");
-        let exposure =
-            lab.run("systemd-analyze security --offline=true --no-pager ./volley@.service | tail -1");
-        let level: f32 = exposure.split_whitespace().find_map(|word| word.parse().ok()).expect("a number");
-        assert!(level <= 4.0, "{exposure}");
-    });
-}
-
-#[test]
 fn a_daemon_without_a_terminal_logs_to_the_systems_log() {
     lab(&["ip", "mknod"], |lab| {
         // A /dev of our own, with a log socket in it.

@@ -196,3 +196,40 @@ fn handshakes_and_bytes_are_counted() {
         }
     });
 }
+
+#[test]
+fn everything_goes_through_a_default_route_and_the_tunnels_own_datagrams_do_not() {
+    lab(&["wg", "ip", "ping", "nsenter", "wg-quick", "nft"], |lab| {
+        lab.run(
+            "ip netns add far && ip link add near0 type veth peer name far0 netns far && \
+             ip addr add 192.0.2.1/24 dev near0 && ip -n far addr add 192.0.2.2/24 dev far0 && \
+             ip link set near0 up && ip -n far link set far0 up && ip -n far link set lo up && \
+             ip -n far addr add 198.51.100.7/32 dev lo",
+        );
+        let _far = lab.daemon_in("far", "wg1");
+        let ((near_private, near_key), (far_private, far_key)) = (keys(lab), keys(lab));
+        lab.file("far", &far_private);
+        lab.run(&format!(
+            "wg set wg1 private-key far listen-port 5001 peer {near_key} allowed-ips 10.5.0.1/32 && \
+             ip -n far addr add 10.5.0.2/24 dev wg1 && ip -n far link set wg1 up"
+        ));
+        lab.file(
+            "wg0.conf",
+            &format!(
+                "[Interface]\nPrivateKey = {near_private}\nAddress = 10.5.0.1/24\n\n\
+                 [Peer]\nPublicKey = {far_key}\nAllowedIPs = 0.0.0.0/0\nEndpoint = 192.0.2.2:5001\n"
+            ),
+        );
+        for (up, down) in [
+            ("volley up ./wg0.conf", "volley down ./wg0.conf"),
+            ("WG_QUICK_USERSPACE_IMPLEMENTATION=volley wg-quick up ./wg0.conf", "wg-quick down ./wg0.conf"),
+        ] {
+            lab.run(up);
+            // Nothing but the tunnel leads there.
+            lab.run("ping -c 3 -i 0.1 -W 5 198.51.100.7");
+            assert!(lab.run("wg show wg1 endpoints").contains("192.0.2.1:"), "it came by the underlay");
+            lab.run(down);
+            assert!(!lab.sh("ping -c 1 -W 1 198.51.100.7").status.success());
+        }
+    });
+}

@@ -256,3 +256,34 @@ fn systemds_way_sets_up_a_daemon_that_runs_already() {
         assert!(daemon.ends_within(common::PATIENCE));
     });
 }
+
+#[test]
+fn name_servers_are_given_to_resolvconf_as_wg_quick_gives_them() {
+    lab(&["ip", "wg-quick"], |lab| {
+        // Writes down what it is told.
+        lab.file(
+            "resolvconf",
+            "#!/bin/sh\necho \"$@\" >> $DIR/told\n[ \"$1\" = -a ] && cat >> $DIR/told; true\n",
+        );
+        lab.run("mkdir bin; mv resolvconf bin; chmod 755 bin/resolvconf");
+        let dns = "Address = 10.7.0.1/24\nDNS = 192.0.2.53, home.lan, 2001:db8::53\nDNS = corp.lan";
+        lab.file("wg0.conf", &interface(lab, dns));
+        let told = |up: &str, down: &str| {
+            lab.run(&format!("export PATH=$PATH:$DIR/bin; {up}; {down}"));
+            lab.run("cat told; rm told")
+        };
+        let ours = told("volley up ./wg0.conf", "volley down ./wg0.conf");
+        assert!(ours.starts_with("-a wg0 -m 0 -x\nnameserver 192.0.2.53\n"), "{ours}");
+        let theirs = told(
+            "WG_QUICK_USERSPACE_IMPLEMENTATION=volley wg-quick up ./wg0.conf",
+            "wg-quick down ./wg0.conf",
+        );
+        // wg-quick takes them back twice.
+        let unset = "-d wg0 -f\n";
+        assert_eq!(ours, theirs.replace(&unset.repeat(2), unset));
+
+        let none = lab.sh("volley up ./wg0.conf");
+        assert!(String::from_utf8_lossy(&none.stderr).contains("to mend it: install resolvconf"), "{none:?}");
+        assert!(is_gone(lab));
+    });
+}

@@ -1,11 +1,10 @@
 //! The checks. Each looks, or has a probe look, and judges; the judging is pure where there is much of it.
 
 use std::{
-    env,
     fs::{self, File},
     io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
-    path::{Path, PathBuf},
+    path::Path,
 };
 
 use caps::{CapSet, Capability};
@@ -21,7 +20,7 @@ use nix::{
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::{Check, tun, udp};
-use crate::uapi::server::SOCKET_DIR;
+use crate::{tools::is_installed, uapi::server::SOCKET_DIR};
 
 /// The highest releases that do not corrupt trains and come after those that do.
 const MENDED_KERNEL: &str = "Linux 7.1.5";
@@ -228,14 +227,6 @@ fn firewall() -> Check {
     }
 }
 
-fn is_installed(tool: &str) -> bool {
-    env::var_os("PATH").is_some_and(|path| is_on_path(tool, env::split_paths(&path)))
-}
-
-fn is_on_path(tool: &str, mut path: impl Iterator<Item = PathBuf>) -> bool {
-    path.any(|directory| eaccess(&directory.join(tool), AccessFlags::X_OK).is_ok())
-}
-
 fn socket_directory() -> Check {
     let directory = Path::new(SOCKET_DIR);
     // The daemon makes it if it can.
@@ -257,10 +248,10 @@ fn judge_directory(existing: &Path, access: nix::Result<()>) -> Check {
 
 #[cfg(test)]
 mod tests {
-    use std::net::UdpSocket;
+    use std::{net::UdpSocket, path::PathBuf};
 
     use super::*;
-    use crate::doctor::Outcome;
+    use crate::{doctor::Outcome, tools::is_on_path};
 
     #[test]
     fn a_kernel_that_corrupts_trains_is_warned_of() {

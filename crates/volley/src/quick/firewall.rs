@@ -8,20 +8,17 @@ use std::process::{Command, Stdio};
 
 use ipnet::IpNet;
 
-use super::{
-    hooks::{feed, found},
-    net::Family,
-};
-use crate::Trouble;
+use super::{hooks::feed, net::Family};
+use crate::{Trouble, tools::is_installed};
 
 pub(super) fn set(interface: &str, family: Family, addresses: &[IpNet], mark: u32) -> Result<(), Trouble> {
     let addresses: Vec<_> =
         addresses.iter().copied().filter(|address| Family::of(address) == family).collect();
     let restore = format!("{}-restore", iptables(family));
-    let (program, done) = if found("nft").is_some() {
+    let (program, done) = if is_installed("nft") {
         let script = nft_script(interface, family, &addresses, mark);
         ("nft", feed(Command::new("nft").args(["-f", "-"]), &script))
-    } else if found(&restore).is_some() {
+    } else if is_installed(&restore) {
         let script = iptables_script(interface, &addresses, mark);
         (restore.as_str(), feed(Command::new(&restore).arg("-n"), &script))
     } else {
@@ -37,13 +34,13 @@ pub(super) fn set(interface: &str, family: Family, addresses: &[IpNet], mark: u3
 /// Removes what there is; nothing is not an error.
 pub(super) fn remove(interface: &str) {
     for family in Family::ALL {
-        if found("nft").is_some() {
+        if is_installed("nft") {
             let mut command = Command::new("nft");
             command.args(["delete", "table", nft_family(family), &table_name(interface)]);
             let _ = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
         }
         let (save, restore) = (format!("{}-save", iptables(family)), format!("{}-restore", iptables(family)));
-        if found(&save).is_none() {
+        if !is_installed(&save) {
             continue;
         }
         let Ok(saved) = Command::new(&save).stdin(Stdio::null()).stderr(Stdio::null()).output() else {

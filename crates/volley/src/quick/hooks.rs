@@ -1,10 +1,8 @@
 //! Other people's programs: hooks and resolvconf.
 
 use std::{
-    env, fs, io,
+    fs, io,
     io::Write,
-    os::unix::fs::PermissionsExt,
-    path::PathBuf,
     process::{Command, Stdio},
 };
 
@@ -73,15 +71,4 @@ pub(super) fn feed(command: &mut Command, input: &str) -> io::Result<()> {
     }
     let status = child.wait()?;
     if status.success() { Ok(()) } else { Err(io::Error::other(status.to_string())) }
-}
-
-/// Where a program is, by `PATH`.
-pub(crate) fn found(program: &str) -> Option<PathBuf> {
-    const EXECUTABLE: u32 = 0o111;
-    let path = env::var_os("PATH")?;
-    let mut places = env::split_paths(&path).map(|directory| directory.join(program));
-    places.find(|place| {
-        fs::metadata(place)
-            .is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & EXECUTABLE != 0)
-    })
 }
