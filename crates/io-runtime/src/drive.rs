@@ -90,6 +90,7 @@ impl<I: Identity, P: TunPort> DataPlane<I, P> {
             let now = clock::now();
             self.counters.traffic.ticks += 1;
 
+            self.retry_blocked(now);
             let egress = self.egress(now)?;
             self.flush(now);
             let ingress = self.ingress(now)?;
@@ -179,6 +180,15 @@ impl<I: Identity, P: TunPort> DataPlane<I, P> {
             receiver.advance();
         }
         Ok(true)
+    }
+
+    /// A full socket is tried again every turn, for a busy loop does not get to wait for its writability.
+    fn retry_blocked(&mut self, now: Instant) {
+        if self.sender.is_blocked() {
+            self.sender.unblock(Family::V4);
+            self.sender.unblock(Family::V6);
+            self.flush(now);
+        }
     }
 
     fn flush(&mut self, now: Instant) {

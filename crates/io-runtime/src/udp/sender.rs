@@ -4,7 +4,8 @@
 //!   problem: it rests on that route and is probed later. If any fails too, the route is the problem.
 //! * A plain datagram that fails is dropped and counted, that one alone.
 //! * A full socket keeps its batch, and how far it was sent; the other socket goes on.
-//! * EINVAL with a pinned source address is first taken as the address having gone: once without it.
+//! * With a pinned source address, EINVAL and "unreachable" are first taken as that address having gone: the
+//!   same is sent once without it.
 
 use std::{
     io,
@@ -120,9 +121,11 @@ impl<S: DatagramSocket> Sender<S> {
         self.blocked(Family::V4).is_some() || self.blocked(Family::V6).is_some()
     }
 
-    /// The socket may take more: the next flush tries it.
+    /// The socket was full and may take more: the next flush tries it.
     pub(crate) fn unblock(&mut self, family: Family) {
-        if let Some(lane) = self.lane_mut(family) {
+        if let Some(lane) = self.lane_mut(family)
+            && lane.blocked == Some(Blocked::Full)
+        {
             lane.blocked = None;
         }
     }
@@ -287,8 +290,8 @@ impl InFlight {
             src_ip: to.local.filter(|_| !self.unpinned),
         };
         let result = send_uninterrupted(socket, &transmit, cx.counters);
-        let pin_may_be_gone = transmit.src_ip.is_some()
-            && result.as_ref().is_err_and(|error| Failure::of(error) == Failure::Invalid);
+        let pin_may_be_gone =
+            transmit.src_ip.is_some() && result.as_ref().is_err_and(|error| Failure::of(error).may_be_pin());
         if !pin_may_be_gone {
             return result;
         }
@@ -345,21 +348,30 @@ enum Failure {
     Invalid,
     /// EIO: the route's device cannot checksum a train.
     Io,
-    /// No route, a firewall, a dead device.
+    /// ENETUNREACH, EADDRNOTAVAIL: no route, or none from the pinned source.
+    Unreachable,
+    /// A firewall, a dead device.
     Other,
 }
 
 impl Failure {
     fn of(error: &io::Error) -> Self {
-        use nix::libc::{EINVAL, EIO, EMSGSIZE, ENOBUFS};
+        use nix::libc::{EADDRNOTAVAIL, EINVAL, EIO, EMSGSIZE, ENETUNREACH, ENOBUFS};
         match error.raw_os_error() {
             Some(ENOBUFS) => Self::NoBuffers,
             Some(EMSGSIZE) => Self::TooBig,
             Some(EINVAL) => Self::Invalid,
             Some(EIO) => Self::Io,
+            Some(ENETUNREACH | EADDRNOTAVAIL) => Self::Unreachable,
             _ if error.kind() == io::ErrorKind::WouldBlock => Self::Full,
             _ => Self::Other,
         }
+    }
+
+    /// True for what a kernel answers when the pinned source is no longer an address of ours: EINVAL over
+    /// IPv6 and in older kernels, ENETUNREACH over IPv4 in newer ones (seen on 6.18).
+    const fn may_be_pin(self) -> bool {
+        matches!(self, Self::Invalid | Self::Unreachable)
     }
 
     /// True for what a kernel answers when a route cannot take a train.

@@ -4,7 +4,7 @@ use std::{
 };
 
 use gso_queue::{DatagramSink as _, QueueConfig};
-use nix::libc::{EAGAIN, EINTR, EINVAL, EIO, EMSGSIZE, ENOBUFS, EPERM};
+use nix::libc::{EADDRNOTAVAIL, EAGAIN, EINTR, EINVAL, EIO, EMSGSIZE, ENETUNREACH, ENOBUFS, EPERM};
 use proptest::prelude::*;
 
 use super::*;
@@ -120,6 +120,14 @@ impl Bench {
     fn flush(&mut self) {
         let Self { sender, queue, counters, forgotten, now, .. } = self;
         sender.flush(queue, Context { now: *now, counters, forget_source: |to| forgotten.push(to) });
+    }
+
+    /// A moment later, and both sockets say that they are writable.
+    fn retry(&mut self) {
+        self.now += RETRY_PAUSE;
+        self.sender.unblock(Family::V4);
+        self.sender.unblock(Family::V6);
+        self.flush();
     }
 
     fn v4(&self) -> &Fake {
@@ -307,17 +315,29 @@ fn an_interrupted_call_is_repeated() {
 
 #[test]
 fn a_pinned_source_that_is_gone_is_given_up_and_reported() {
-    let mut bench = Bench::new(Fake::new(|transmit| transmit.src_ip.map(|_| EINVAL)), None);
-    let to = Destination { local: Some(PIN), ..Destination::new(V4) };
-    for _ in 0..4 {
-        bench.push(to, 100);
+    for errno in [EINVAL, ENETUNREACH, EADDRNOTAVAIL] {
+        let mut bench = Bench::new(Fake::new(move |transmit| transmit.src_ip.map(|_| errno)), None);
+        let to = Destination { local: Some(PIN), ..Destination::new(V4) };
+        for _ in 0..4 {
+            bench.push(to, 100);
+        }
+        bench.flush();
+        assert_eq!(numbers(bench.v4()), [0, 1, 2, 3]);
+        assert_eq!(bench.v4().calls, 2, "the train with the pin, and the train without");
+        assert_eq!(bench.forgotten, [to]);
+        assert_eq!(bench.counters.traffic.gso_routes_disabled, 0);
+        assert_eq!(bench.dropped(), 0);
     }
+}
+
+#[test]
+fn a_peer_out_of_reach_keeps_its_pin() {
+    let mut bench = Bench::new(Fake::new(|_| Some(ENETUNREACH)), None);
+    bench.push(Destination { local: Some(PIN), ..Destination::new(V4) }, 100);
     bench.flush();
-    assert_eq!(numbers(bench.v4()), [0, 1, 2, 3]);
-    assert_eq!(bench.v4().calls, 2, "the train with the pin, and the train without");
-    assert_eq!(bench.forgotten, [to]);
-    assert_eq!(bench.counters.traffic.gso_routes_disabled, 0);
-    assert_eq!(bench.dropped(), 0);
+    assert_eq!(bench.v4().calls, 2);
+    assert!(bench.forgotten.is_empty());
+    assert_eq!(bench.counters.drops.udp_refused, 1);
 }
 
 #[test]
@@ -398,7 +418,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 fn errors() -> impl Strategy<Value = Vec<Option<i32>>> {
-    let errno = prop::sample::select(vec![EIO, EINVAL, EMSGSIZE, ENOBUFS, EAGAIN, EINTR, EPERM]);
+    let errno = prop::sample::select(vec![EIO, EINVAL, EMSGSIZE, ENOBUFS, EAGAIN, EINTR, EPERM, ENETUNREACH]);
     prop::collection::vec(prop::option::weighted(0.5, errno), 0..200)
 }
 
@@ -428,16 +448,12 @@ proptest! {
                 Step::Later => bench.now += Duration::from_millis(700),
             }
             if bench.queue.free_buffers() == 0 {
-                bench.sender.unblock(Family::V4);
-                bench.sender.unblock(Family::V6);
-                bench.flush();
+                bench.retry();
             }
         }
         // A script has an end, so this one has: each turn uses up an error or sends something.
         for _ in 0..1_000 {
-            bench.sender.unblock(Family::V4);
-            bench.sender.unblock(Family::V6);
-            bench.flush();
+            bench.retry();
         }
         prop_assert!(bench.queue.is_empty() && !bench.sender.is_blocked());
         prop_assert_eq!(bench.queue.free_buffers(), QueueConfig::DEFAULT.buffers);
