@@ -5,6 +5,7 @@
 //! and [`client`] put them on a socket.
 
 pub mod client;
+mod lines;
 mod parse;
 mod print;
 pub mod server;

@@ -32,7 +32,10 @@ use tokio::{
 use tracing::{debug, warn};
 use zeroize::Zeroizing;
 
-use super::{Device, Errno, Failure, MAX_LINE_LEN, Operation, Request, RequestParser, Status};
+use super::{
+    Device, Errno, Failure, Operation, Request, RequestParser, Status,
+    lines::{Line, LineBuffer},
+};
 
 /// Where `wg` looks for the sockets of userspace daemons.
 pub const SOCKET_DIR: &str = "/var/run/wireguard";
@@ -46,10 +49,6 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Until a client takes more of its answer. One that reads slowly is served for as long as it reads.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Bytes taken from a client at once.
-const READ_LEN: usize = 16 << 10;
-const _: () = assert!(READ_LEN > MAX_LINE_LEN, "a longest line must fit beside its newline");
 
 /// When `accept` fails (no file descriptors left), how long to wait before trying again.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -266,19 +265,13 @@ async fn converse(stream: UnixStream, control: impl Control) {
 struct Conversation {
     stream: UnixStream,
     parser: RequestParser,
-    /// Received bytes; `start..end` are not parsed yet. Keys pass through here.
-    buffer: Zeroizing<Vec<u8>>,
-    start: usize,
-    end: usize,
-    /// Inside a line that is too long: it is skipped to its newline.
-    skipping: bool,
+    lines: LineBuffer,
 }
 
 impl Conversation {
     fn new(stream: UnixStream) -> Self {
         let scope = |name: &str| if_nametoindex(name).ok();
-        let buffer = Zeroizing::new(vec![0; READ_LEN]);
-        Self { stream, parser: RequestParser::new(scope), buffer, start: 0, end: 0, skipping: false }
+        Self { stream, parser: RequestParser::new(scope), lines: LineBuffer::new() }
     }
 
     async fn run(mut self, control: impl Control) -> io::Result<()> {
@@ -291,7 +284,7 @@ impl Conversation {
             if self.parser.is_over_limit() {
                 break;
             }
-            let began = self.start < self.end || self.skipping || !self.parser.is_idle();
+            let began = !self.lines.is_empty() || !self.parser.is_idle();
             let received = if began {
                 let deadline = *deadline.get_or_insert_with(|| Instant::now() + REQUEST_TIMEOUT);
                 timeout_at(deadline, self.receive()).await.unwrap_or(Ok(0))?
@@ -312,37 +305,20 @@ impl Conversation {
     /// Parses what is buffered, up to the end of the next request.
     fn next_request(&mut self) -> Option<Result<Request, Failure>> {
         loop {
-            let pending = &self.buffer[self.start..self.end];
-            let Some(length) = pending.iter().position(|byte| *byte == b'\n') else {
-                if pending.len() > MAX_LINE_LEN {
-                    self.parser.line_too_long(pending.len());
-                    self.skipping = true;
-                    self.start = self.end;
+            match self.lines.next()? {
+                Line::TooLong(length) | Line::More(length) => self.parser.line_too_long(length),
+                Line::Text(line) => {
+                    if let Some(request) = self.parser.line(line) {
+                        return Some(request);
+                    }
                 }
-                return None;
-            };
-            let line = &pending[..length];
-            self.start += length + 1;
-            if std::mem::take(&mut self.skipping) {
-                continue;
-            }
-            if length > MAX_LINE_LEN {
-                self.parser.line_too_long(length);
-                continue;
-            }
-            let request = self.parser.line(line);
-            if request.is_some() {
-                return request;
             }
         }
     }
 
     async fn receive(&mut self) -> io::Result<usize> {
-        self.buffer.copy_within(self.start..self.end, 0);
-        self.end -= self.start;
-        self.start = 0;
-        let received = self.stream.read(&mut self.buffer[self.end..]).await?;
-        self.end += received;
+        let received = self.stream.read(self.lines.space()).await?;
+        self.lines.advance(received);
         Ok(received)
     }
 
