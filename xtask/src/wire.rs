@@ -39,12 +39,13 @@ impl Wire {
         let (report, cut) = packets(&volley, bytes).context("packets checked one by one")?;
         println!("{}", table(&report));
         println!(
-            "{} packets that the daemon cut from {} frames of the kernel's; every checksum and length is right.",
+            "The daemon cut {} packets from {} frames of the kernel's. Of those that the tap kept up with, every \
+             checksum and length is right.",
             cut.packets, cut.frames
         );
         let joined = content(&volley, bytes).context("coalesced TCP")?;
         println!(
-            "{} MiB of TCP that the daemon joined into {joined} super-packets; every byte is the one sent.",
+            "The other daemon joined {} MiB of TCP into {joined} super-packets: every byte is the one sent.",
             self.mib
         );
         Ok(())
