@@ -10,6 +10,7 @@ mod modes;
 mod table;
 mod test;
 mod tidy;
+mod wire;
 
 use std::process::ExitCode;
 
@@ -30,6 +31,8 @@ enum Command {
     Test(test::Test),
     /// Carry a gigabyte of TCP through two real daemons in each mode, and show what batching buys.
     Demo(demo::Demo),
+    /// Check every inner packet of a gigabyte of mixed traffic, and every byte of coalesced TCP.
+    Wire(wire::Wire),
     /// Measure Volley alone with one fast path after the other switched on, and the floor below it.
     Bench(bench::Bench),
     /// Measure Volley and every other implementation that is installed, in turn, and say whether the goals are met.
@@ -41,6 +44,7 @@ fn main() -> ExitCode {
         Command::Tidy(tidy) => tidy.run(),
         Command::Test(test) => test.run(),
         Command::Demo(demo) => demo.run(),
+        Command::Wire(wire) => wire.run(),
         Command::Bench(bench) => bench.run(),
         Command::Compare(compare) => compare.run(),
     };

@@ -52,14 +52,23 @@ pub(crate) struct UdpCounters {
     pub(crate) datagrams_sent: u64,
 }
 
-/// Asks the Volley at one end of a tunnel for its counters, by the request that is its own addition to the
-/// configuration protocol.
+/// Asks the Volley at one end of a tunnel for what it counted on its UDP side.
 pub(crate) fn udp_counters(tunnel: &Tunnel, side: Side) -> Result<UdpCounters> {
-    let status = tunnel.daemon(side).uapi().request(tunnel.host(side), "volley=1\n\n")?;
+    let status = status(tunnel, side)?;
     let counter = |name| find_counter(&status, name).with_context(|| format!("volley counts no {name}"));
     // Calls that found the socket's buffer full sent nothing.
     let sends = counter("io_udp_send_calls")? - counter("io_udp_send_blocked")?;
     Ok(UdpCounters { sends, datagrams_sent: counter("io_udp_datagrams_sent")? })
+}
+
+/// One counter of the Volley at one end of a tunnel.
+pub(crate) fn counter(tunnel: &Tunnel, side: Side, name: &str) -> Result<u64> {
+    find_counter(&status(tunnel, side)?, name).with_context(|| format!("volley counts no {name}"))
+}
+
+/// By the request that is Volley's own addition to the configuration protocol.
+fn status(tunnel: &Tunnel, side: Side) -> Result<String> {
+    tunnel.daemon(side).uapi().request(tunnel.host(side), "volley=1\n\n")
 }
 
 fn find_counter(status: &str, name: &str) -> Option<u64> {

@@ -12,6 +12,7 @@ mod require;
 mod traffic;
 mod tunnel;
 mod uapi;
+mod wire;
 
 pub use account::{KernelCounters, Memory, machine_busy, process_cpu, process_memory};
 pub use daemon::{Daemon, Implementation};
@@ -24,3 +25,4 @@ pub use traffic::{
 };
 pub use tunnel::{Side, Tunnel, TunnelBuilder};
 pub use uapi::{DeviceConfig, PeerConfig, Uapi};
+pub use wire::{WireKind, WireReport, WireTally, WireTap, carry_checked};

@@ -5,6 +5,7 @@ mod ping;
 mod tcp;
 mod udp;
 
+pub(crate) use pattern::Pattern;
 pub(crate) use ping::answers;
 pub use ping::{PingReport, ping, ping_for};
 pub use tcp::{Amount, TcpPlan, TcpReport, TcpTransfer};

@@ -9,13 +9,13 @@ const PERIOD: usize = 262_139;
 pub(super) const CHUNK: usize = 128 * 1024;
 
 /// An endless seeded byte sequence.
-pub(super) struct Pattern {
+pub(crate) struct Pattern {
     /// One period and a chunk more, so that every offset has a whole chunk after it.
     bytes: Vec<u8>,
 }
 
 impl Pattern {
-    pub(super) fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
         let mut period: Vec<u8> = Vec::with_capacity(PERIOD + CHUNK + 8);
         while period.len() < PERIOD {
@@ -31,7 +31,7 @@ impl Pattern {
     }
 
     /// The bytes that follow `offset`, at most [`CHUNK`] of them.
-    pub(super) fn after(&self, offset: u64, len: usize) -> &[u8] {
+    pub(crate) fn after(&self, offset: u64, len: usize) -> &[u8] {
         let start = usize::try_from(offset % PERIOD as u64).expect("less than the period");
         &self.bytes[start..start + len.min(CHUNK)]
     }
