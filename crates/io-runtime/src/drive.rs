@@ -90,7 +90,7 @@ impl<I: Identity, P: TunPort> DataPlane<I, P> {
             let now = clock::now();
             self.counters.traffic.ticks += 1;
 
-            self.retry_blocked(now);
+            self.retry_backlog(now);
             let egress = self.egress(now)?;
             self.flush(now);
             let ingress = self.ingress(now)?;
@@ -182,13 +182,13 @@ impl<I: Identity, P: TunPort> DataPlane<I, P> {
         Ok(true)
     }
 
-    /// A full socket is tried again every turn, for a busy loop does not get to wait for its writability.
-    fn retry_blocked(&mut self, now: Instant) {
-        if self.sender.is_blocked() {
-            self.sender.unblock(Family::V4);
-            self.sender.unblock(Family::V6);
-            self.flush(now);
-        }
+    /// What waits for a socket is tried again first thing every turn: a busy loop does not get to wait for
+    /// writability, and a socket that has become writable must show whether it takes the backlog before
+    /// more is taken from the TUN.
+    fn retry_backlog(&mut self, now: Instant) {
+        self.sender.unblock(Family::V4);
+        self.sender.unblock(Family::V6);
+        self.flush(now);
     }
 
     fn flush(&mut self, now: Instant) {
