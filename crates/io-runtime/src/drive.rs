@@ -1,6 +1,11 @@
 //! The drive loop: run to completion, and sleep only when every source is drained.
 
-use std::{future::poll_fn, io, task::Poll, time::Instant};
+use std::{
+    future::poll_fn,
+    io,
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
 
 use encrypt::Identity;
 use gso_queue::{DEFAULT_SEGMENTS, GsoQueue, QueueConfig};
@@ -13,7 +18,7 @@ use crate::{
     handle::{Command, Requests},
     tun::TunPort,
     udp::{self, Blocked, Family, Receiver, Sender, Sockets, UdpSocket},
-    wakers::Wakers,
+    wakers::{Ready, Wakers},
 };
 
 /// Plaintext bytes taken from the TUN in one turn: four full frames. More would make what arrives wait
@@ -29,6 +34,10 @@ const BACKLOG_BYTES: usize = 256 << 10;
 const BACKLOG_BUFFERS: usize = 32;
 const _: () = assert!(BACKLOG_BUFFERS < QueueConfig::DEFAULT.buffers);
 
+/// A loop that never sleeps asks the others this often whether they have something: long enough that the
+/// question costs next to nothing, short beside a wake-up.
+const LOOK_AGAIN: Duration = Duration::from_micros(100);
+
 /// Everything that moves packets. Lives on one thread.
 pub(crate) struct DataPlane<I: Identity, P> {
     tunnel: Tunnel<I>,
@@ -37,6 +46,9 @@ pub(crate) struct DataPlane<I: Identity, P> {
     sender: Sender<UdpSocket>,
     receiver: Receiver,
     wakers: Wakers,
+    ready: Ready,
+    /// When the loop last learned which sources are ready.
+    looked: Instant,
     requests: Requests,
     config: RuntimeConfig,
     features: Features,
@@ -76,6 +88,8 @@ impl<I: Identity, P: TunPort> DataPlane<I, P> {
             sender: Sender::new(v4, v6, gso, max_segments),
             receiver: Receiver::new(features.udp_gro.is_on(), config.mtu, config.batch),
             wakers,
+            ready: Ready::ALL,
+            looked: clock::now(),
             requests,
             config,
             features,
@@ -105,6 +119,8 @@ impl<I: Identity, P: TunPort> DataPlane<I, P> {
             }
             if egress != Source::More && ingress != Source::More {
                 self.wait(now, egress, ingress).await;
+            } else if now.duration_since(self.looked) >= LOOK_AGAIN {
+                self.look(now, egress, ingress).await;
             }
         }
     }
@@ -116,7 +132,10 @@ impl<I: Identity, P: TunPort> DataPlane<I, P> {
 
     /// TUN → tunnel → queue, up to the turn's share.
     fn egress(&mut self, now: Instant) -> Result<Source, Error> {
-        let Self { tunnel, tun, queue, sender, counters, config, .. } = self;
+        if !self.ready.tun {
+            return Ok(Source::Drained);
+        }
+        let Self { tunnel, tun, queue, sender, ready, counters, config, .. } = self;
         let mut bytes = 0;
         for _ in 0..config.batch.max(1) {
             if bytes >= EGRESS_BYTES {
@@ -125,7 +144,10 @@ impl<I: Identity, P: TunPort> DataPlane<I, P> {
             if sender.is_blocked() && is_backed_up(queue) {
                 return Ok(Source::Held);
             }
-            let Some(frame) = tun.next_frame(counters)? else { return Ok(Source::Drained) };
+            let Some(frame) = tun.next_frame(counters)? else {
+                ready.tun = false;
+                return Ok(Source::Drained);
+            };
             bytes += frame.len();
             let Ok(mut packets) = Segments::new(frame) else {
                 counters.drops.tun_malformed += 1;
@@ -152,9 +174,10 @@ impl<I: Identity, P: TunPort> DataPlane<I, P> {
             return Ok(Source::Held);
         }
         for family in [Family::V4, Family::V6] {
-            let Some(socket) = self.sender.socket(family) else { continue };
+            let ready = self.ready.socket(family);
+            let Some(socket) = self.sender.socket(family).filter(|_| *ready) else { continue };
             match self.receiver.receive(socket, &mut self.counters) {
-                Ok(true) => {}
+                Ok(true) => *ready = false,
                 Ok(false) => found = Source::More,
                 Err(error) => {
                     tracing::debug!(%error, ?family, "a UDP receive failed");
@@ -249,6 +272,7 @@ impl<I: Identity, P: TunPort> DataPlane<I, P> {
             self.features.ipv6 = v6.is_some();
             self.sender.replace_sockets(v4, v6, &mut self.queue);
             self.wakers = wakers;
+            self.ready = Ready::ALL;
             self.port = port;
         }
         Ok(())
@@ -300,16 +324,30 @@ impl<I: Identity, P: TunPort> DataPlane<I, P> {
             return;
         }
         self.wakers.set_timer(deadline);
-        let (takes_frames, takes_datagrams) = (egress != Source::Held, ingress != Source::Held);
-        poll_fn(|cx| {
-            // All of them, every time: each poll both asks and leaves word where to wake this loop.
-            let tun = self.tun.poll_ready(cx, takes_frames, !takes_datagrams).is_ready();
-            let udp = self.wakers.poll_ready(cx, takes_datagrams, &mut self.sender).is_ready();
-            let asked = self.requests.poll_ready(cx).is_ready();
-            if tun || udp || asked { Poll::Ready(()) } else { Poll::Pending }
-        })
-        .await;
+        poll_fn(|cx| if self.poll_sources(cx, egress, ingress) { Poll::Ready(()) } else { Poll::Pending })
+            .await;
+        self.looked = now;
         self.counters.traffic.wakeups += 1;
+    }
+
+    /// Learns which sources are ready, without sleeping. One system call for all of them.
+    async fn look(&mut self, now: Instant, egress: Source, ingress: Source) {
+        tokio::task::yield_now().await; // lets the runtime ask the kernel
+        poll_fn(|cx| Poll::Ready(self.poll_sources(cx, egress, ingress))).await;
+        self.looked = now;
+    }
+
+    /// True if there may be something to do.
+    fn poll_sources(&mut self, cx: &mut Context<'_>, egress: Source, ingress: Source) -> bool {
+        let Self { tun, wakers, sender, requests, ready, .. } = self;
+        let takes_frames = egress == Source::Drained;
+        let takes_datagrams = ingress != Source::Held;
+        // All of them, every time: each poll both asks and leaves word where to wake this loop.
+        let tun = tun.poll_ready(cx, takes_frames, ingress == Source::Held).is_ready();
+        ready.tun |= tun && takes_frames;
+        let udp = wakers.poll_ready(cx, takes_datagrams, sender, ready).is_ready();
+        let asked = requests.poll_ready(cx).is_ready();
+        tun || udp || asked
     }
 
     fn next_deadline(&self) -> Option<Instant> {

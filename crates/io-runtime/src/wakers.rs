@@ -15,6 +15,27 @@ use crate::{
     udp::{Blocked, Family, Sender, Sockets, UdpSocket},
 };
 
+/// The sources that may have something: they said so, and were not drained since. Asking any other would
+/// cost a system call for nothing.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ready {
+    pub(crate) tun: bool,
+    v4: bool,
+    v6: bool,
+}
+
+impl Ready {
+    /// Nothing is known yet.
+    pub(crate) const ALL: Self = Self { tun: true, v4: true, v6: true };
+
+    pub(crate) const fn socket(&mut self, family: Family) -> &mut bool {
+        match family {
+            Family::V4 => &mut self.v4,
+            Family::V6 => &mut self.v6,
+        }
+    }
+}
+
 /// What the loop sleeps on, besides the TUN.
 pub(crate) struct Wakers {
     v4: Lane,
@@ -76,11 +97,15 @@ impl Wakers {
         cx: &mut Context<'_>,
         datagrams: bool,
         sender: &mut Sender<UdpSocket>,
+        sources: &mut Ready,
     ) -> Poll<()> {
         let mut ready = false;
         for family in [Family::V4, Family::V6] {
             let Some(lane) = self.lane_mut(family) else { continue };
-            ready |= datagrams && lane.readable.poll(cx).is_ready();
+            if datagrams && lane.readable.poll(cx).is_ready() {
+                *sources.socket(family) = true;
+                ready = true;
+            }
             if lane.writable.as_ref().is_some_and(|writable| writable.poll(cx).is_ready()) {
                 lane.writable = None;
                 sender.unblock(family);

@@ -89,6 +89,28 @@ fn one_at_a_time_means_one_packet_a_call_all_the_way() {
 }
 
 #[test]
+fn a_lone_packet_costs_no_call_that_finds_nothing() {
+    const LONE: u32 = 200;
+    run(async {
+        let pair = Pair::start(config(Arrangement::Inline), Offloads::ALL).await;
+        exchange(&pair.a, &pair.b, 1);
+        let (a, b) = (pair.a.settled().await.io, pair.b.settled().await.io);
+        for number in 1..=LONE {
+            pair.a.wire.send(&packet(pair.a.inner, pair.b.inner, number, 100));
+            assert_eq!(pair.b.wire.recv().len(), 1);
+        }
+        let (a_after, b_after) = (pair.a.settled().await.io, pair.b.settled().await.io);
+        let (lone, slack) = (u64::from(LONE), 20);
+        // One read for the packet, one that finds the TUN empty: its readiness is edge-triggered.
+        assert!(a_after.traffic.tun_reads - a.traffic.tun_reads <= 2 * lone + slack);
+        assert!(a_after.traffic.udp_recv_calls - a.traffic.udp_recv_calls <= slack);
+        assert!(b_after.traffic.udp_recv_calls - b.traffic.udp_recv_calls <= lone + slack);
+        assert!(b_after.traffic.tun_reads - b.traffic.tun_reads <= slack);
+        pair.finish().await;
+    });
+}
+
+#[test]
 fn packets_cross_over_ipv6() {
     run(async {
         let pair =
