@@ -7,6 +7,7 @@ mod compare;
 mod demo;
 mod measure;
 mod modes;
+mod profile;
 mod table;
 mod test;
 mod tidy;
@@ -31,6 +32,8 @@ enum Command {
     Test(test::Test),
     /// Carry a gigabyte of TCP through two real daemons in each mode, and show what batching buys.
     Demo(demo::Demo),
+    /// Sample both daemons in each mode, and show where their CPU time goes.
+    Profile(profile::Profile),
     /// Check every inner packet of a gigabyte of mixed traffic, and every byte of coalesced TCP.
     Wire(wire::Wire),
     /// Measure Volley alone with one fast path after the other switched on, and the floor below it.
@@ -44,6 +47,7 @@ fn main() -> ExitCode {
         Command::Tidy(tidy) => tidy.run(),
         Command::Test(test) => test.run(),
         Command::Demo(demo) => demo.run(),
+        Command::Profile(profile) => profile.run(),
         Command::Wire(wire) => wire.run(),
         Command::Bench(bench) => bench.run(),
         Command::Compare(compare) => compare.run(),
