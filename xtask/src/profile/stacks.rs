@@ -45,26 +45,27 @@ impl Place {
     /// receiving host's soft interrupt on a veth pair, is counted as that call's.
     fn of(stack: &[&str]) -> Self {
         let has = |function: &str| stack.contains(&function);
+        // `__x64_sys_sendmsg`, by whichever name the architecture gives it.
+        let calls = |names: &[&str]| {
+            stack
+                .iter()
+                .filter_map(|function| function.split_once("_sys_"))
+                .any(|(_, call)| names.contains(&call))
+        };
         let leaf = stack.first().copied().unwrap_or("");
-        let is_waiting = ["futex", "epoll_wait", "epoll_pwait", "poll", "ppoll"]
-            .iter()
-            .any(|call| stack.iter().any(|function| function.strip_prefix("__x64_sys_") == Some(*call)));
-        if has("__sys_sendmsg") {
+        if calls(&["sendmsg"]) {
             Self::UdpSend
-        } else if has("__sys_recvmmsg") || has("__sys_recvmsg") {
+        } else if calls(&["recvmmsg", "recvmsg"]) {
             Self::UdpReceive
         } else if has("tun_chr_read_iter") {
             Self::TunRead
         } else if has("tun_chr_write_iter") {
             Self::TunWrite
-        } else if is_waiting {
+        } else if calls(&["futex", "epoll_wait", "epoll_pwait", "poll", "ppoll"]) {
             Self::Waiting
-        } else if has("entry_SYSCALL_64_after_hwframe")
-            || has("handle_softirqs")
-            || has("asm_common_interrupt")
-        {
+        } else if has("do_syscall_64") || has("handle_softirqs") {
             Self::OtherKernel
-        } else if leaf.to_ascii_lowercase().contains("poly1305") || leaf.contains("chacha20") {
+        } else if leaf.contains("chacha20") || leaf.contains("poly1305") {
             Self::Encryption
         } else {
             Self::OtherUser
@@ -113,7 +114,7 @@ mod tests {
 volley-data   42 
 \tffffffff821ebc17 csum_partial
 \tffffffff82036955 net_rx_action
-\tffffffff81db6c86 __sys_sendmsg
+\tffffffff81db6c86 __x64_sys_sendmsg
 \tffffffff81000130 entry_SYSCALL_64_after_hwframe
 
 tun write     43 
@@ -130,7 +131,7 @@ volley-data   42
 \tffffffff81000130 entry_SYSCALL_64_after_hwframe
 
 iperf3   44 
-\tffffffff81db6c86 __sys_sendmsg
+\tffffffff81db6c86 __x64_sys_sendmsg
 ";
 
     #[test]
