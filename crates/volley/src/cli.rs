@@ -127,6 +127,10 @@ pub struct DaemonArgs {
     #[arg(long, env = "VOLLEY_NO_TUN_OFFLOAD", value_parser = switch, action = ArgAction::SetTrue)]
     pub no_tun_offload: bool,
 
+    /// Write every packet to the TUN alone; super-packets are still read.
+    #[arg(long, env = "VOLLEY_NO_TUN_COALESCE", value_parser = switch, action = ArgAction::SetTrue)]
+    pub no_tun_coalesce: bool,
+
     /// Serve Prometheus metrics at http://ADDR/metrics. A bare port means the loopback: keep it there, or
     /// others learn who your peers are.
     #[arg(long, value_name = "ADDR", env = "VOLLEY_METRICS", value_parser = metrics::listen_addr)]
@@ -170,7 +174,7 @@ impl DaemonArgs {
             },
             udp_gso: !self.no_udp_gso,
             udp_gro: !self.no_udp_gro,
-            tun_coalesce: !self.no_tun_offload,
+            tun_coalesce: !self.no_tun_offload && !self.no_tun_coalesce,
             listen_port: self.listen_port,
             fwmark: 0,
             mtu,

@@ -20,13 +20,14 @@ fn carries_traffic_both_ways_over_both_families() {
 fn carries_traffic_with_any_fast_path_off() {
     netlab::require!(Need::Namespaces);
     let everything = lab::volley(&[]);
-    let switches: [&[&str]; 7] = [
+    let switches: [&[&str]; 8] = [
         &["--no-udp-gso"],
         &["--no-udp-gro"],
         &["--no-tun-offload"],
+        &["--no-tun-coalesce"],
         &["--arrangement=inline"],
         &["--arrangement=tun-threads"],
-        &["--batch=1", "--no-udp-gso", "--no-udp-gro", "--no-tun-offload", "--arrangement=tun-threads"],
+        &["--batch=1", "--no-udp-gso", "--no-udp-gro", "--no-tun-offload", "--arrangement=inline"],
         &["--batch=50", "--no-udp-gro", "--no-tun-offload", "--arrangement=tun-threads"],
     ];
     for arguments in switches {

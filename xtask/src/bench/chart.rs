@@ -6,11 +6,11 @@ use plotters::prelude::*;
 use crate::measure::{Case, Metric, Results};
 
 /// Four panels, each readable at the width of a page.
-const SIZE: (u32, u32) = (1_120, 680);
+const SIZE: (u32, u32) = (1_120, 700);
 /// Okabe and Ito's blue: told apart from the text by everyone.
 const BAR: RGBColor = RGBColor(0, 114, 178);
-/// Below the panels, two lines that say what the letters mean.
-const LEGEND: u32 = 48;
+/// Below the panels, three lines that say what the letters mean.
+const LEGEND: u32 = 68;
 const NAMES_PER_LINE: usize = 4;
 const FONT: &str = "sans-serif";
 

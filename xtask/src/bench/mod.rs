@@ -61,18 +61,23 @@ struct Stage {
 /// The first three are the demo's. Then each edge adds its part, and last the same over other links.
 fn stages() -> Vec<Stage> {
     let [one, seed, gro, _] = MODES.map(|mode| (mode.name, mode.arguments));
-    let offloads = ("(d) … and TUN offloads", &["--batch=50", "--arrangement=tun-threads"][..]);
+    let tun_in = (
+        "(d) … and super-packets read",
+        &["--batch=50", "--no-tun-coalesce", "--arrangement=tun-threads"][..],
+    );
+    let tun_out = ("(e) … and written", &["--batch=50", "--arrangement=tun-threads"][..]);
     let inline = &["--batch=50", "--arrangement=inline"][..];
     let (plain, v6) = (Underlay::Plain, Underlay::V6);
     [
         (one, None, plain),
         (seed, Some('a'), plain),
         (gro, Some('b'), plain),
-        (offloads, Some('c'), plain),
-        (("(e) … in one loop", inline), Some('d'), plain),
-        (("(f) as (e), IPv6 outside", inline), Some('e'), v6),
-        (("(g) as (e), link cuts trains", inline), Some('e'), Underlay::Cut),
-        (("(h) as (g), receiver joins", inline), Some('g'), Underlay::CutAndJoined),
+        (tun_in, Some('c'), plain),
+        (tun_out, Some('d'), plain),
+        (("(f) … in one loop", inline), Some('e'), plain),
+        (("(g) as (f), IPv6 outside", inline), Some('f'), v6),
+        (("(h) as (f), link cuts trains", inline), Some('f'), Underlay::Cut),
+        (("(i) as (h), receiver joins", inline), Some('h'), Underlay::CutAndJoined),
     ]
     .into_iter()
     .map(|((name, arguments), adds_to, underlay)| Stage { name, adds_to, arguments, underlay })
@@ -160,6 +165,6 @@ mod tests {
     #[test]
     fn every_stage_has_a_letter_of_its_own() {
         let letters: String = stages().iter().map(Stage::letter).collect();
-        assert_eq!(letters, "abcdefgh");
+        assert_eq!(letters, "abcdefghi");
     }
 }

@@ -154,7 +154,7 @@ mod tests {
         for part in [
             "a CPU, 2 cores, Linux 6.1, 2026-01-01",
             "(b) the seed: batches, GSO against (a): TCP 2.00 ×, CPU per byte 1.00 ×",
-            "(g) as (e), link cuts trains against (e): TCP 4.00 ×",
+            "(h) as (f), link cuts trains against (f): TCP 4.00 ×",
             "131 µs per 64 KiB of TCP, 2.18 × the floor",
             "`--batch=50 --no-tun-offload --arrangement=tun-threads`",
             "(ablation.svg)",
