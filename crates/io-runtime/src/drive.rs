@@ -1,9 +1,9 @@
 //! The drive loop: run to completion, and sleep only when every source is drained.
 
 use std::{
-    future::poll_fn,
     io,
-    task::{Context, Poll},
+    os::fd::AsFd,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -14,11 +14,12 @@ use tunnel_core::{Tunnel, TunnelConfig};
 
 use crate::{
     DeviceStatus, DeviceUpdate, Error, Feature, Features, IoCounters, RuntimeConfig, Stopped, UpdateError,
+    alarm::{Alarm, Arrival},
     clock,
-    handle::{Command, Requests},
+    handle::{COMMAND_QUEUE, Command, Requests},
+    poller::{Poller, Ready},
     tun::TunPort,
     udp::{self, Blocked, Family, Receiver, Sender, Sockets, UdpSocket},
-    wakers::{Ready, Wakers},
 };
 
 /// Plaintext bytes taken from the TUN in one turn: four full frames. More would make what arrives wait
@@ -45,7 +46,8 @@ pub(crate) struct DataPlane<I: Identity, P> {
     queue: GsoQueue,
     sender: Sender<UdpSocket>,
     receiver: Receiver,
-    wakers: Wakers,
+    poller: Poller,
+    alarm: Arc<Alarm>,
     ready: Ready,
     /// When the loop last learned which sources are ready.
     looked: Instant,
@@ -68,18 +70,18 @@ enum Source {
 }
 
 impl<I: Identity, P: TunPort> DataPlane<I, P> {
-    /// To be called inside a tokio runtime.
     pub(crate) fn new(
         tun: P,
         sockets: Sockets,
         config: RuntimeConfig,
         features: Features,
+        alarm: Arc<Alarm>,
         requests: Requests,
     ) -> Result<Self, Error> {
         let gso = features.udp_gso.is_on();
         // Without GSO, batches keep datagrams together in memory all the same.
         let max_segments = if gso { features.udp_gso_segments } else { DEFAULT_SEGMENTS };
-        let wakers = Wakers::new(&sockets).map_err(|error| Error::Start(error.into()))?;
+        let poller = poller(&alarm, &tun, &sockets).map_err(|error| Error::Start(error.into()))?;
         let Sockets { v4, v6, port } = sockets;
         Ok(Self {
             tunnel: Tunnel::new(TunnelConfig { mtu: config.mtu, ..TunnelConfig::default() }),
@@ -87,7 +89,8 @@ impl<I: Identity, P: TunPort> DataPlane<I, P> {
             queue: GsoQueue::new(QueueConfig { max_segments, ..QueueConfig::DEFAULT }),
             sender: Sender::new(v4, v6, gso, max_segments),
             receiver: Receiver::new(features.udp_gro.is_on(), config.mtu, config.batch),
-            wakers,
+            poller,
+            alarm,
             ready: Ready::ALL,
             looked: clock::now(),
             requests,
@@ -99,7 +102,7 @@ impl<I: Identity, P: TunPort> DataPlane<I, P> {
     }
 
     /// Runs until it is asked to end.
-    pub(crate) async fn run(&mut self) -> Result<(), Error> {
+    pub(crate) fn run(&mut self) -> Result<(), Error> {
         loop {
             let now = clock::now();
             self.counters.traffic.ticks += 1;
@@ -112,15 +115,13 @@ impl<I: Identity, P: TunPort> DataPlane<I, P> {
             self.handle_timeouts(now);
             self.flush(now);
 
-            match self.requests.next() {
-                Some(Ok(command)) => self.obey(command, now),
-                Some(Err(Stopped)) => return Ok(()),
-                None => {}
+            if self.alarm.take_asked() && self.serve(now) == Err(Stopped) {
+                return Ok(());
             }
             if egress != Source::More && ingress != Source::More {
-                self.wait(now, egress, ingress).await;
+                self.wait(now, egress, ingress)?;
             } else if now.duration_since(self.looked) >= LOOK_AGAIN {
-                self.look(now, egress, ingress).await;
+                self.look(now)?;
             }
         }
     }
@@ -142,10 +143,10 @@ impl<I: Identity, P: TunPort> DataPlane<I, P> {
                 return Ok(Source::More);
             }
             if sender.is_blocked() && is_backed_up(queue) {
-                return Ok(Source::Held);
+                return if ready.tun_failed { Err(Error::DeviceGone) } else { Ok(Source::Held) };
             }
             let Some(frame) = tun.next_frame(counters)? else {
-                ready.tun = false;
+                (ready.tun, ready.tun_failed) = (false, false);
                 return Ok(Source::Drained);
             };
             bytes += frame.len();
@@ -224,6 +225,16 @@ impl<I: Identity, P: TunPort> DataPlane<I, P> {
         }
     }
 
+    /// Does what was asked for, oldest first.
+    fn serve(&mut self, now: Instant) -> Result<(), Stopped> {
+        for _ in 0..COMMAND_QUEUE {
+            let Some(request) = self.requests.next() else { return Ok(()) };
+            self.obey(request?, now);
+        }
+        self.alarm.ask(); // there may be more, but packets come first
+        Ok(())
+    }
+
     fn obey(&mut self, command: Command, now: Instant) {
         // Whoever asked may have gone away; that is no reason not to do it.
         match command {
@@ -254,8 +265,8 @@ impl<I: Identity, P: TunPort> DataPlane<I, P> {
             None => None,
             Some(port) => {
                 let sockets = Sockets::bind(port, new_mark, self.config.udp_gro)?;
-                let wakers = Wakers::new(&sockets)?;
-                Some((sockets, wakers))
+                self.poller.add_sockets(&sockets)?;
+                Some(sockets)
             }
         };
         if let Some(mark) = fwmark {
@@ -268,11 +279,10 @@ impl<I: Identity, P: TunPort> DataPlane<I, P> {
             return Err(error.into());
         }
         self.config.fwmark = new_mark;
-        if let Some((Sockets { v4, v6, port }, wakers)) = rebound {
+        if let Some(Sockets { v4, v6, port }) = rebound {
             self.features.ipv6 = v6.is_some();
             self.sender.replace_sockets(v4, v6, &mut self.queue);
-            self.wakers = wakers;
-            self.ready = Ready::ALL;
+            self.ready.all_sockets();
             self.port = port;
         }
         Ok(())
@@ -315,39 +325,65 @@ impl<I: Identity, P: TunPort> DataPlane<I, P> {
         }
     }
 
-    /// Sleeps until a source may have something, a socket may take something, a deadline has passed or
-    /// somebody asks for something.
-    async fn wait(&mut self, now: Instant, egress: Source, ingress: Source) {
-        self.wakers.watch_blocked(&mut self.sender, now);
+    /// Sleeps until a source may have something that has somewhere to go, a full socket may take something, a deadline
+    /// has passed or somebody asks for something.
+    fn wait(&mut self, now: Instant, egress: Source, ingress: Source) -> Result<(), Error> {
+        self.watch_blocked(now);
         let deadline = self.next_deadline();
-        if deadline.is_some_and(|deadline| deadline <= now) {
-            return;
+        let takes_frames = egress == Source::Drained;
+        let wants_room = ingress == Source::Held;
+        let arrival = if wants_room { Some(Arrival::Room) } else { None };
+        let arrivals = takes_frames.then_some(Arrival::Frames).into_iter().chain(arrival);
+        let mut time = deadline.map(|deadline| deadline.saturating_duration_since(now));
+        while time != Some(Duration::ZERO) {
+            self.alarm.arm(arrivals.clone());
+            let is_there =
+                self.alarm.was_asked() || arrivals.clone().any(|arrival| self.tun.has_arrived(arrival));
+            let woken = self.poll(if is_there { Some(Duration::ZERO) } else { time })?;
+            self.alarm.disarm();
+            let has_frames = takes_frames && self.ready.tun;
+            let has_datagrams = !wants_room && self.ready.any_socket();
+            if is_there || woken || has_frames || has_datagrams || self.ready.tun_failed {
+                break;
+            }
+            // What woke it has to wait, so go on sleeping.
+            time = deadline.map(|deadline| deadline.saturating_duration_since(clock::now()));
         }
-        self.wakers.set_timer(deadline);
-        poll_fn(|cx| if self.poll_sources(cx, egress, ingress) { Poll::Ready(()) } else { Poll::Pending })
-            .await;
         self.looked = now;
         self.counters.traffic.wakeups += 1;
+        Ok(())
     }
 
     /// Learns which sources are ready, without sleeping. One system call for all of them.
-    async fn look(&mut self, now: Instant, egress: Source, ingress: Source) {
-        tokio::task::yield_now().await; // lets the runtime ask the kernel
-        poll_fn(|cx| Poll::Ready(self.poll_sources(cx, egress, ingress))).await;
+    fn look(&mut self, now: Instant) -> Result<(), Error> {
+        self.poll(Some(Duration::ZERO))?;
         self.looked = now;
+        Ok(())
     }
 
-    /// True if there may be something to do.
-    fn poll_sources(&mut self, cx: &mut Context<'_>, egress: Source, ingress: Source) -> bool {
-        let Self { tun, wakers, sender, requests, ready, .. } = self;
-        let takes_frames = egress == Source::Drained;
-        let takes_datagrams = ingress != Source::Held;
-        // All of them, every time: each poll both asks and leaves word where to wake this loop.
-        let tun = tun.poll_ready(cx, takes_frames, ingress == Source::Held).is_ready();
-        ready.tun |= tun && takes_frames;
-        let udp = wakers.poll_ready(cx, takes_datagrams, sender, ready).is_ready();
-        let asked = requests.poll_ready(cx).is_ready();
-        tun || udp || asked
+    /// Asks the kernel, and the TUN's threads, who is ready. True if that is not all that there is to do.
+    fn poll(&mut self, time: Option<Duration>) -> Result<bool, Error> {
+        let woken = self.poller.wait(time, &mut self.ready).map_err(|error| Error::Wait(error.into()))?;
+        self.ready.tun |= self.tun.has_arrived(Arrival::Frames);
+        for (family, is_writable) in [(Family::V4, woken.v4_writable), (Family::V6, woken.v6_writable)] {
+            if is_writable && let Some(socket) = self.sender.socket(family) {
+                self.poller.unwatch_writable(family, socket);
+                self.sender.unblock(family);
+            }
+        }
+        Ok(woken.alarm || woken.nothing || woken.v4_writable || woken.v6_writable)
+    }
+
+    /// Asks to be woken when a full socket takes something again.
+    fn watch_blocked(&mut self, now: Instant) {
+        for family in [Family::V4, Family::V6] {
+            let is_full = self.sender.blocked(family) == Some(Blocked::Full);
+            let Some(socket) = self.sender.socket(family).filter(|_| is_full) else { continue };
+            if let Err(error) = self.poller.watch_writable(family, socket) {
+                tracing::debug!(%error, ?family, "cannot wait until a full socket is writable");
+                self.sender.retry_later(family, now);
+            }
+        }
     }
 
     fn next_deadline(&self) -> Option<Instant> {
@@ -359,6 +395,15 @@ impl<I: Identity, P: TunPort> DataPlane<I, P> {
             [self.tunnel.poll_timeout(), self.tun.retry_at(), retry(Family::V4), retry(Family::V6)];
         deadlines.into_iter().flatten().min()
     }
+}
+
+fn poller(alarm: &Alarm, tun: &impl TunPort, sockets: &Sockets) -> io::Result<Poller> {
+    let mut poller = Poller::new(alarm.as_fd())?;
+    poller.add_sockets(sockets)?;
+    if let Some(source) = tun.source() {
+        poller.add_tun(source)?;
+    }
+    Ok(poller)
 }
 
 /// A free function, for the loop calls it while it holds a frame of the TUN's.

@@ -21,6 +21,9 @@ pub enum Error {
     /// A thread or its event loop could not be started.
     #[error("cannot start the data plane: {0}")]
     Start(#[source] Arc<io::Error>),
+    /// The kernel refused to say what is ready.
+    #[error("cannot wait for the sockets and the TUN device: {0}")]
+    Wait(#[source] Arc<io::Error>),
     /// A bug: a thread of the data plane panicked.
     #[error("the data plane panicked: {0}")]
     Panicked(Arc<str>),

@@ -1,13 +1,13 @@
 //! The handle: how the rest of the program speaks to a running data plane.
 
-use std::task::{Context, Poll};
+use std::sync::Arc;
 
 use tokio::sync::{
     mpsc::{self, error::TryRecvError},
     oneshot, watch,
 };
 
-use crate::{DeviceStatus, DeviceUpdate, Error, Stopped, UpdateError};
+use crate::{DeviceStatus, DeviceUpdate, Error, Stopped, UpdateError, alarm::Alarm};
 
 /// Commands waiting for the loop, at most. Callers past that wait; nothing is dropped.
 pub(crate) const COMMAND_QUEUE: usize = 64;
@@ -23,7 +23,7 @@ pub(crate) enum Command {
 /// How the data plane ended; `None` while it runs.
 pub(crate) type Outcome = Option<Result<(), Error>>;
 
-/// Speaks to a running data plane. Cheap to clone; usable from any thread and any tokio runtime.
+/// Speaks to a running data plane. Cheap to clone; usable from any thread and any async runtime.
 ///
 /// The data plane ends when [`shutdown`](Self::shutdown) is called, when the last handle is dropped, or
 /// when its device is gone.
@@ -32,6 +32,18 @@ pub struct Handle {
     commands: mpsc::Sender<Command>,
     stop: mpsc::Sender<()>,
     outcome: watch::Receiver<Outcome>,
+    /// Last: the loop is to find the others gone when it looks.
+    bell: Bell,
+}
+
+/// Rings when a handle goes away: it may have been the last.
+#[derive(Clone, Debug)]
+struct Bell(Arc<Alarm>);
+
+impl Drop for Bell {
+    fn drop(&mut self) {
+        self.0.ask();
+    }
 }
 
 /// The data plane's ends of a [`Handle`]'s channels.
@@ -42,12 +54,13 @@ pub(crate) struct Control {
 }
 
 impl Handle {
-    pub(crate) fn new() -> (Self, Control) {
+    /// Requests ring `alarm`.
+    pub(crate) fn new(alarm: Arc<Alarm>) -> (Self, Control) {
         let (commands, command_queue) = mpsc::channel(COMMAND_QUEUE);
         let (stop, stopped) = mpsc::channel(1);
         let (outcome_sender, outcome) = watch::channel(None);
-        let requests = Requests { commands: command_queue, stop: stopped, waiting: None };
-        (Self { commands, stop, outcome }, Control { requests, outcome: outcome_sender })
+        let requests = Requests { commands: command_queue, stop: stopped };
+        (Self { commands, stop, outcome, bell: Bell(alarm) }, Control { requests, outcome: outcome_sender })
     }
 
     /// Applies a whole update: the port, then the mark, then the tunnel's part. All of it or nothing.
@@ -78,6 +91,7 @@ impl Handle {
     pub fn shutdown(&self) {
         // Full: somebody else has asked. Closed: it has ended already.
         let _ = self.stop.try_send(());
+        self.bell.0.ask();
     }
 
     /// Resolves when the data plane has ended: its threads are joined, its sockets and its device closed.
@@ -95,6 +109,7 @@ impl Handle {
     async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, Stopped> {
         let (reply, answer) = oneshot::channel();
         self.commands.send(command(reply)).await.map_err(|_| Stopped)?;
+        self.bell.0.ask();
         answer.await.map_err(|_| Stopped)
     }
 }
@@ -104,34 +119,16 @@ impl Handle {
 pub(crate) struct Requests {
     commands: mpsc::Receiver<Command>,
     stop: mpsc::Receiver<()>,
-    /// What woke the loop.
-    waiting: Option<Result<Command, Stopped>>,
 }
 
 impl Requests {
     /// The next command, or [`Stopped`] when it is time to end: somebody said so, or no handle is left.
     pub(crate) fn next(&mut self) -> Option<Result<Command, Stopped>> {
-        if let Some(request) = self.waiting.take() {
-            return Some(request);
-        }
         match self.stop.try_recv() {
             Ok(()) | Err(TryRecvError::Disconnected) => return Some(Err(Stopped)),
             Err(TryRecvError::Empty) => {}
         }
         self.commands.try_recv().ok().map(Ok)
-    }
-
-    /// Ready when [`next`](Self::next) has something.
-    pub(crate) fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.waiting.is_some() {
-            return Poll::Ready(());
-        }
-        if self.stop.poll_recv(cx).is_ready() {
-            self.waiting = Some(Err(Stopped));
-        } else if let Poll::Ready(Some(command)) = self.commands.poll_recv(cx) {
-            self.waiting = Some(Ok(command));
-        }
-        if self.waiting.is_some() { Poll::Ready(()) } else { Poll::Pending }
     }
 }
 

@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
-#![deny(unsafe_code)] // allowed in udp/sys.rs (socket options) and ready.rs (one registration)
+#![deny(unsafe_code)] // allowed in udp/sys.rs (socket options)
 
+mod alarm;
 pub mod clock;
 mod config;
 mod counters;
@@ -8,12 +9,11 @@ mod drive;
 mod error;
 mod handle;
 mod kernel;
-mod ready;
+mod poller;
 mod runtime;
 mod status;
 mod tun;
 mod udp;
-mod wakers;
 
 pub use config::{Arrangement, DeviceUpdate, RuntimeConfig};
 pub use counters::{Drops, Histogram, IoCounters, Traffic};

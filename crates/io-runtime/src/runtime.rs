@@ -13,6 +13,7 @@ use tun_device::{CoalesceConfig, TunDevice};
 
 use crate::{
     Arrangement, Error, Feature, Features, Handle, RuntimeConfig,
+    alarm::Alarm,
     drive::DataPlane,
     handle::Control,
     kernel::Release,
@@ -68,11 +69,12 @@ where
         "data plane"
     );
 
-    let (handle, control) = Handle::new();
+    let alarm = Arc::new(Alarm::new().map_err(start_error)?);
+    let (handle, control) = Handle::new(Arc::clone(&alarm));
     let (report, started) = mpsc::sync_channel(1);
     thread::Builder::new()
         .name("volley-data".into())
-        .spawn(move || live::<I, D>(device, sockets, config, features, control, &report))
+        .spawn(move || live::<I, D>(device, sockets, config, features, alarm, control, &report))
         .map_err(|error| Error::Start(error.into()))?;
     started.recv().unwrap_or_else(|_| Err(Error::Panicked("while it started".into())))?;
     Ok(handle)
@@ -84,28 +86,24 @@ fn live<I: Identity + 'static, D: TunDevice + AsFd>(
     sockets: Sockets,
     config: RuntimeConfig,
     features: Features,
+    alarm: Arc<Alarm>,
     control: Control,
     started: &mpsc::SyncSender<Result<(), Error>>,
 ) {
     let Control { requests, outcome } = control;
     let life = AssertUnwindSafe(|| {
-        let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-            Ok(runtime) => runtime,
-            Err(error) => return Err(Error::Start(error.into())),
-        };
-        let _inside = runtime.enter();
         let device = Arc::new(device);
         let coalesce = coalesce_config(&features);
         match features.arrangement {
             Arrangement::TunThreads => {
-                let tun = Threads::start(device, coalesce, config.batch).map_err(start_error)?;
-                let plane = DataPlane::<I, _>::new(tun, sockets, config, features, requests)?;
-                run(&runtime, plane, started)
+                let tun = Threads::start(device, coalesce, config.batch, &alarm).map_err(start_error)?;
+                let plane = DataPlane::<I, _>::new(tun, sockets, config, features, alarm, requests)?;
+                run(plane, started)
             }
             Arrangement::Inline | Arrangement::Auto => {
-                let tun = Inline::new(device, coalesce).map_err(start_error)?;
-                let plane = DataPlane::<I, _>::new(tun, sockets, config, features, requests)?;
-                run(&runtime, plane, started)
+                let tun = Inline::new(device, coalesce);
+                let plane = DataPlane::<I, _>::new(tun, sockets, config, features, alarm, requests)?;
+                run(plane, started)
             }
         }
     });
@@ -120,12 +118,11 @@ fn live<I: Identity + 'static, D: TunDevice + AsFd>(
 }
 
 fn run<I: Identity, P: TunPort>(
-    runtime: &tokio::runtime::Runtime,
     mut plane: DataPlane<I, P>,
     started: &mpsc::SyncSender<Result<(), Error>>,
 ) -> Result<(), Error> {
     let _ = started.send(Ok(()));
-    let ended = runtime.block_on(plane.run());
+    let ended = plane.run();
     // A thread's panic is the cause of whatever else went wrong.
     plane.close().and(ended)
 }

@@ -23,7 +23,7 @@ const PACKET: usize = 1_400;
 struct End {
     handle: Handle,
     host: MemoryHost,
-    full: std::sync::Arc<std::sync::atomic::AtomicBool>,
+    full: Arc<std::sync::atomic::AtomicBool>,
     port: u16,
     key: PrivateKey,
 }

@@ -1,23 +1,20 @@
 //! The drive loop reads and writes the device itself: no hops, no wake-ups between threads.
 
 use std::{
-    io,
-    os::fd::AsFd,
+    os::fd::{AsFd, BorrowedFd},
     sync::Arc,
-    task::{Context, Poll},
     time::Instant,
 };
 
 use tun_device::{CoalesceConfig, Coalescer, MAX_FRAME_LEN, TunDevice, VNET_HEADER_LEN};
 
 use super::{Flushed, Outlet, RETRY_PAUSE, TunPort, read_frame};
-use crate::{Error, IoCounters, ready::Readable};
+use crate::{Error, IoCounters, alarm::Arrival};
 
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Inline<D> {
     device: Arc<D>,
-    readable: Readable,
     buffer: Box<[u8]>,
     outlet: Outlet,
     /// The device took nothing: leave it alone until then.
@@ -25,11 +22,9 @@ pub(crate) struct Inline<D> {
 }
 
 impl<D: TunDevice + AsFd> Inline<D> {
-    /// To be called inside a tokio runtime.
-    pub(crate) fn new(device: Arc<D>, coalesce: CoalesceConfig) -> io::Result<Self> {
-        let readable = Readable::new(&*device)?;
+    pub(crate) fn new(device: Arc<D>, coalesce: CoalesceConfig) -> Self {
         let buffer = vec![0; MAX_FRAME_LEN].into_boxed_slice();
-        Ok(Self { device, readable, buffer, outlet: Outlet::new(coalesce), blocked_until: None })
+        Self { device, buffer, outlet: Outlet::new(coalesce), blocked_until: None }
     }
 }
 
@@ -65,8 +60,12 @@ impl<D: TunDevice + AsFd> TunPort for Inline<D> {
         self.outlet.settle(counters);
     }
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>, frames: bool, _: bool) -> Poll<()> {
-        if frames { self.readable.poll(cx) } else { Poll::Pending }
+    fn source(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.device.as_fd())
+    }
+
+    fn has_arrived(&self, _: Arrival) -> bool {
+        false
     }
 
     fn merges(&self) -> bool {

@@ -7,14 +7,14 @@ mod threads;
 
 use std::{
     io,
-    task::{Context, Poll},
+    os::fd::BorrowedFd,
     time::{Duration, Instant},
 };
 
 use tun_device::{CoalesceConfig, CoalesceCounters, Coalescer, TunDevice, VNET_HEADER_LEN};
 
 pub(crate) use self::{inline::Inline, threads::Threads};
-use crate::{Error, IoCounters};
+use crate::{Error, IoCounters, alarm::Arrival};
 
 /// What the drive loop knows of the TUN. No call blocks for longer than a system call takes.
 pub(crate) trait TunPort {
@@ -41,9 +41,13 @@ pub(crate) trait TunPort {
     /// Brings the counters up to date, but for what is being written at this moment.
     fn settle(&mut self, counters: &mut IoCounters);
 
-    /// Ready when there may be a frame to take, if `frames`, or when [`output`](Self::output) may have room
-    /// again, if `room`. Whoever wants neither is not woken for it.
-    fn poll_ready(&mut self, cx: &mut Context<'_>, frames: bool, room: bool) -> Poll<()>;
+    /// The descriptor that becomes readable, edge-triggered, when there may be a frame. `None` where threads
+    /// hand them over, and ring the loop's alarm.
+    fn source(&self) -> Option<BorrowedFd<'_>>;
+
+    /// True when a thread has handed over what [`next_frame`](Self::next_frame) (for frames) or
+    /// [`output`](Self::output) (for room) will find.
+    fn has_arrived(&self, arrival: Arrival) -> bool;
 
     /// True while packets are merged into super-packets: until the kernel refuses both kinds.
     fn merges(&self) -> bool;

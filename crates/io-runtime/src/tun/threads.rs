@@ -12,15 +12,13 @@
 
 use std::{
     io,
-    os::fd::AsFd,
-    pin::Pin,
+    os::fd::{AsFd, BorrowedFd},
     sync::Arc,
-    task::{Context, Poll},
     thread::JoinHandle,
     time::Instant,
 };
 
-use flume::{Receiver, Sender, TryRecvError, r#async::RecvFut};
+use flume::{Receiver, Sender, TryRecvError};
 use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::eventfd::{EfdFlags, EventFd},
@@ -31,7 +29,11 @@ use super::{
     Flushed, Outlet, RETRY_PAUSE, TunPort,
     frames::{BUFFER_BYTES, FrameBatch},
 };
-use crate::{Error, IoCounters, runtime::panic_message};
+use crate::{
+    Error, IoCounters,
+    alarm::{Alarm, Arrival},
+    runtime::panic_message,
+};
 
 /// Frame batches in circulation. The loop works on one, so the reader is ahead by the others.
 const FRAME_BATCHES: usize = 8;
@@ -51,19 +53,12 @@ pub(crate) struct Threads {
     empty: Sender<FrameBatch>,
     /// The batch whose frames the loop is taking.
     current: Option<FrameBatch>,
-    /// A wait for the next batch. It ends before the channel is asked in another way: flume would think that
-    /// the wait has seen what it was woken for, and a message that comes just then would wake nobody.
-    next: Option<RecvFut<'static, Frames>>,
-    /// What that wait gave.
-    arrived: Option<Frames>,
 
     to_write: Sender<Outlet>,
     written: Receiver<Outlet>,
     outlet: Option<Outlet>,
     /// Outlets that have come back.
     spare: Vec<Outlet>,
-    /// A wait for an outlet to come back; as `next`.
-    returning: Option<RecvFut<'static, Outlet>>,
     merges: bool,
 
     /// Last: its threads end only after the channels above are dropped.
@@ -77,11 +72,12 @@ struct Workers {
 }
 
 impl Threads {
-    /// `batch` bounds the frames in one item of the batching channel.
+    /// `batch` bounds the frames in one item of the batching channel. What the threads hand over rings `alarm`.
     pub(crate) fn start<D: TunDevice + AsFd>(
         device: Arc<D>,
         coalesce: CoalesceConfig,
         batch: usize,
+        alarm: &Arc<Alarm>,
     ) -> io::Result<Self> {
         let stop = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?);
         let (empty, to_fill) = flume::bounded(FRAME_BATCHES);
@@ -97,23 +93,27 @@ impl Threads {
         }
 
         let mut workers = Workers { stop: Arc::clone(&stop), threads: Vec::new() };
-        let reader = Reader { device: Arc::clone(&device), stop: Arc::clone(&stop), to_fill, filling };
+        let bell = |arrival| Bell { alarm: Arc::clone(alarm), arrival };
+        let reader = Reader {
+            device: Arc::clone(&device),
+            stop: Arc::clone(&stop),
+            to_fill,
+            filling,
+            bell: bell(Arrival::Frames),
+        };
         workers.start("tun-read", move || reader.run())?;
-        let writer = Writer { device, stop, writing, returning };
+        let writer = Writer { device, stop, writing, returning, bell: bell(Arrival::Room) };
         workers.start("tun-write", move || writer.run())?;
         let outlet = Outlet::new(coalesce);
         Ok(Self {
             filled,
             empty,
             current: None,
-            next: None,
-            arrived: None,
             to_write,
             written,
             merges: outlet.merges(),
             outlet: Some(outlet),
             spare: Vec::with_capacity(OUTLETS),
-            returning: None,
             workers,
         })
     }
@@ -127,16 +127,11 @@ impl Threads {
             done.clear();
             let _ = self.empty.try_send(done);
         }
-        self.next = None;
-        let arrived = match self.arrived.take() {
-            Some(arrived) => arrived,
-            None => match self.filled.try_recv() {
-                Ok(arrived) => arrived,
-                Err(TryRecvError::Empty) => return Ok(false),
-                Err(TryRecvError::Disconnected) => return Err(self.why_ended()),
-            },
+        let batch = match self.filled.try_recv() {
+            Ok(filled) => filled?,
+            Err(TryRecvError::Empty) => return Ok(false),
+            Err(TryRecvError::Disconnected) => return Err(self.why_ended()),
         };
-        let batch = arrived?;
         batch.count(counters);
         self.current = Some(batch);
         Ok(true)
@@ -190,7 +185,6 @@ impl TunPort for Threads {
     }
 
     fn settle(&mut self, counters: &mut IoCounters) {
-        self.returning = None;
         self.spare.extend(self.written.try_iter());
         for outlet in &mut self.spare {
             outlet.settle(counters);
@@ -198,25 +192,15 @@ impl TunPort for Threads {
         }
     }
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>, frames: bool, room: bool) -> Poll<()> {
-        let mut ready = frames && self.arrived.is_some();
-        if frames && !ready {
-            let next = self.next.get_or_insert_with(|| self.filled.clone().into_recv_async());
-            if let Poll::Ready(result) = Pin::new(next).poll(cx) {
-                self.next = None;
-                self.arrived = result.ok();
-                ready = true;
-            }
+    fn source(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
+    fn has_arrived(&self, arrival: Arrival) -> bool {
+        match arrival {
+            Arrival::Frames => !self.filled.is_empty() || self.filled.is_disconnected(),
+            Arrival::Room => !self.written.is_empty(),
         }
-        if room && self.outlet.is_none() && self.spare.is_empty() {
-            let returning = self.returning.get_or_insert_with(|| self.written.clone().into_recv_async());
-            if let Poll::Ready(result) = Pin::new(returning).poll(cx) {
-                self.returning = None;
-                self.spare.extend(result.ok());
-                ready = true;
-            }
-        }
-        if ready { Poll::Ready(()) } else { Poll::Pending }
     }
 
     fn merges(&self) -> bool {
@@ -228,9 +212,9 @@ impl TunPort for Threads {
     }
 
     fn close(self) -> Result<(), Error> {
-        // Closing the channels ends whoever waits for one. The kept waits hold a channel's end each.
-        let Self { filled, empty, next, to_write, written, returning, mut workers, .. } = self;
-        drop((filled, empty, next, to_write, written, returning));
+        // Closing the channels ends whoever waits for one.
+        let Self { filled, empty, to_write, written, mut workers, .. } = self;
+        drop((filled, empty, to_write, written));
         workers.join()
     }
 }
@@ -260,11 +244,30 @@ impl Drop for Workers {
     }
 }
 
+/// Tells the loop what a thread has handed over; and, dropped after the thread's channels, that it has ended.
+struct Bell {
+    alarm: Arc<Alarm>,
+    arrival: Arrival,
+}
+
+impl Bell {
+    fn ring(&self) {
+        self.alarm.hand_over(self.arrival);
+    }
+}
+
+impl Drop for Bell {
+    fn drop(&mut self) {
+        self.ring();
+    }
+}
+
 struct Reader<D> {
     device: Arc<D>,
     stop: Arc<EventFd>,
     to_fill: Receiver<FrameBatch>,
     filling: Sender<Frames>,
+    bell: Bell,
 }
 
 impl<D: TunDevice + AsFd> Reader<D> {
@@ -280,6 +283,7 @@ impl<D: TunDevice + AsFd> Reader<D> {
             if self.filling.send(filled).is_err() || failed {
                 return;
             }
+            self.bell.ring();
         }
     }
 
@@ -303,6 +307,7 @@ struct Writer<D> {
     stop: Arc<EventFd>,
     writing: Receiver<Outlet>,
     returning: Sender<Outlet>,
+    bell: Bell,
 }
 
 impl<D: TunDevice + AsFd> Writer<D> {
@@ -328,6 +333,7 @@ impl<D: TunDevice + AsFd> Writer<D> {
             if self.returning.send(outlet).is_err() {
                 return;
             }
+            self.bell.ring();
         }
     }
 }

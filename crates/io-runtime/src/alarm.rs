@@ -1,0 +1,141 @@
+//! Waking the loop from other threads: a system call if it sleeps, and nothing if it does not.
+
+use std::{
+    io,
+    os::fd::{AsFd, BorrowedFd},
+    sync::atomic::{AtomicBool, AtomicU8, Ordering, fence},
+};
+
+use nix::sys::eventfd::{EfdFlags, EventFd};
+
+/// What the TUN's threads hand over that the loop may be waiting for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Arrival {
+    /// Frames that were read.
+    Frames,
+    /// Room for packets to write.
+    Room,
+}
+
+impl Arrival {
+    const fn bit(self) -> u8 {
+        match self {
+            Self::Frames => 1,
+            Self::Room => 2,
+        }
+    }
+}
+
+/// Set while the loop sleeps, or is about to.
+const ASLEEP: u8 = 4;
+
+/// Shared by the loop and everyone who may wake it.
+///
+/// Whoever hands something over does so first and then looks whether the loop sleeps; the loop says that it is about
+/// to sleep and then looks whether something was handed over. With a full fence between the two steps on both sides,
+/// at least one sees the other.
+#[derive(Debug)]
+pub(crate) struct Alarm {
+    fd: EventFd,
+    state: AtomicU8,
+    /// A handle has asked for something, or is gone.
+    asked: AtomicBool,
+}
+
+impl Alarm {
+    pub(crate) fn new() -> io::Result<Self> {
+        let fd = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
+        Ok(Self { fd, state: AtomicU8::new(0), asked: AtomicBool::new(false) })
+    }
+
+    /// To be called after a request was put in its queue.
+    pub(crate) fn ask(&self) {
+        self.asked.store(true, Ordering::SeqCst);
+        self.ring(ASLEEP);
+    }
+
+    /// To be called after something was put in a channel.
+    pub(crate) fn hand_over(&self, arrival: Arrival) {
+        self.ring(arrival.bit());
+    }
+
+    fn ring(&self, reason: u8) {
+        fence(Ordering::SeqCst);
+        let is_wanted = self.state.load(Ordering::Relaxed) & reason != 0;
+        // The first one to ring is enough.
+        if is_wanted && self.state.swap(0, Ordering::Relaxed) != 0 {
+            // A counter that is full rings as well.
+            let _ = self.fd.write(1);
+        }
+    }
+
+    /// The loop is about to sleep until something is asked or one of `arrivals` comes. What was handed over before
+    /// rings nothing: look for that after this call.
+    pub(crate) fn arm(&self, arrivals: impl IntoIterator<Item = Arrival>) {
+        let state = arrivals.into_iter().fold(ASLEEP, |state, arrival| state | arrival.bit());
+        self.state.store(state, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+    }
+
+    /// The loop is awake.
+    pub(crate) fn disarm(&self) {
+        self.state.store(0, Ordering::Relaxed);
+    }
+
+    pub(crate) fn was_asked(&self) -> bool {
+        self.asked.load(Ordering::SeqCst)
+    }
+
+    /// True once after each [`ask`](Self::ask), or after several.
+    pub(crate) fn take_asked(&self) -> bool {
+        self.asked.load(Ordering::Relaxed) && self.asked.swap(false, Ordering::SeqCst)
+    }
+}
+
+/// Becomes readable, edge-triggered, whenever the loop is to wake. Nobody reads it.
+impl AsFd for Alarm {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn has_rung(alarm: &Alarm) -> bool {
+        alarm.fd.read().is_ok()
+    }
+
+    #[test]
+    fn a_loop_that_is_awake_is_not_rung() {
+        let alarm = Alarm::new().unwrap();
+        alarm.hand_over(Arrival::Frames);
+        alarm.ask();
+        assert!(!has_rung(&alarm));
+        assert!(alarm.take_asked(), "but it learns that it was asked");
+        assert!(!alarm.take_asked(), "once");
+    }
+
+    #[test]
+    fn it_rings_once_and_only_for_what_the_loop_waits_for() {
+        let alarm = Alarm::new().unwrap();
+        alarm.arm([Arrival::Frames]);
+        alarm.hand_over(Arrival::Room);
+        assert!(!has_rung(&alarm));
+        alarm.hand_over(Arrival::Frames);
+        assert!(has_rung(&alarm));
+        alarm.hand_over(Arrival::Frames);
+        alarm.ask();
+        assert!(!has_rung(&alarm));
+        alarm.arm([]);
+        alarm.hand_over(Arrival::Frames);
+        assert!(!has_rung(&alarm));
+        alarm.ask();
+        assert!(has_rung(&alarm));
+        alarm.arm([Arrival::Frames]);
+        alarm.disarm();
+        alarm.hand_over(Arrival::Frames);
+        assert!(!has_rung(&alarm));
+    }
+}
