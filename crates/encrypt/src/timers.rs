@@ -133,6 +133,12 @@ impl Timers {
         }
     }
 
+    /// Forgets the sessions and the handshake, as if the peer were new.
+    pub(crate) fn restart(&mut self, now: Instant) {
+        let seconds = self.keepalive_every.map_or(0, |every| every.as_secs() as u16);
+        *self = Self::new(seconds, now);
+    }
+
     /// The session that seals, as far as was known when time was last told.
     #[inline]
     pub(crate) fn current(&self) -> Option<Birth> {

@@ -235,6 +235,11 @@ pub trait Session {
     /// they are. Turning it on makes one due at once, as does [`SessionConfig::keepalive`] in a new session.
     fn set_keepalive(&mut self, seconds: u16, now: Instant);
 
+    /// Changes the pre-shared key (§5.2). All keys and handshakes under way end, as in a new session; unlike a
+    /// new one, this goes on to refuse every initiation that is no newer than one it accepted before (§5.1).
+    /// The peer's initiations do not depend on the pre-shared key, so whoever recorded one could send it again.
+    fn set_preshared_key(&mut self, key: Option<PresharedKey>, now: Instant);
+
     /// Runs what is due, one thing at a time. Call when [`poll_timeout`](Self::poll_timeout) has passed;
     /// while more is due, that stays in the past. After [`TimerAction::Idle`] it lies in the future.
     fn handle_timeout(&mut self, out: &mut [u8; MAX_CONTROL_LEN], now: Instant) -> TimerAction;

@@ -10,10 +10,13 @@
 //! * never lets boringtun queue a packet, which it would do when asked to encrypt without a session;
 //! * counts handshakes once per device, where boringtun would count per peer, or twice;
 //! * starts boringtun's state for a peer (some 10 KiB and a Diffie–Hellman) with the first handshake, so
-//!   that thousands of configured and silent peers cost little.
+//!   that thousands of configured and silent peers cost little;
+//! * remembers across a change of the pre-shared key which initiations were seen, which boringtun keeps in the
+//!   state that the change replaces.
 //!
 //! What it cannot mend: boringtun accepts an initiation with no minimum interval since the last one, does
-//! not zeroize the pre-shared key in its own copy, and logs normal life (`HANDSHAKE(REKEY_TIMEOUT)`,
+//! not zeroize the pre-shared key in its own copy (a changed one stays there until the peer's next initiation),
+//! and logs normal life (`HANDSHAKE(REKEY_TIMEOUT)`,
 //! `CONNECTION_EXPIRED`) as warnings and errors: filter the log target `boringtun`.
 
 mod noise;

@@ -18,8 +18,8 @@ use self::{
 };
 use crate::{
     COOKIE_REPLY_LEN, Classified, DATA_OVERHEAD, INITIATION_LEN, Identity, MAX_CONTROL_LEN, Opened,
-    PeerIndex, PrivateKey, PublicKey, REJECT_AFTER_MESSAGES, REKEY_AFTER_MESSAGES, RESPONSE_LEN, Reject,
-    SealError, Session, SessionConfig, TimerAction,
+    PeerIndex, PresharedKey, PrivateKey, PublicKey, REJECT_AFTER_MESSAGES, REKEY_AFTER_MESSAGES,
+    RESPONSE_LEN, Reject, SealError, Session, SessionConfig, TimerAction,
     ip::packet_len,
     timers::{Birth, Content, Due, Timers},
     wire::{Message, TYPE_DATA},
@@ -288,6 +288,12 @@ impl Session for InsecureSession {
 
     fn set_keepalive(&mut self, seconds: u16, now: Instant) {
         self.timers.set_keepalive(seconds, now);
+    }
+
+    fn set_preshared_key(&mut self, key: Option<PresharedKey>, now: Instant) {
+        self.local.set_preshared_key(key.as_ref());
+        self.timers.restart(now);
+        self.slots = Default::default();
     }
 
     fn handle_timeout(&mut self, out: &mut [u8; MAX_CONTROL_LEN], now: Instant) -> TimerAction {

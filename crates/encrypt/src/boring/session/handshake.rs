@@ -85,7 +85,7 @@ impl BoringSession {
         now: Instant,
     ) -> Result<Opened, Reject> {
         self.refresh(now);
-        let response = reply(self.noise.start().decapsulate(Some(from.ip()), datagram, out))?;
+        let response = self.noise.read_initiation(datagram, out, from.ip())?;
         self.store(u32_at(response, 4), Birth { at: now, initiator: false });
         Ok(self.handshake_heard(response.len(), Content::Handshake, now))
     }
@@ -99,8 +99,7 @@ impl BoringSession {
         from: SocketAddr,
         now: Instant,
     ) -> Result<Opened, Reject> {
-        let tunn = self.noise.started().ok_or(Reject::NoSession)?;
-        let confirmation = reply(tunn.decapsulate(Some(from.ip()), datagram, out))?;
+        let confirmation = self.noise.read_response(datagram, out, from.ip())?;
         let birth = Birth { at: now, initiator: true };
         self.store(receiver, birth);
         self.confirm(receiver, birth);
@@ -139,23 +138,5 @@ impl Pending {
     fn jitter(&self) -> Duration {
         let random = u32_at(&self.message, 8) % (MAX_JITTER.as_millis() as u32 + 1);
         Duration::from_millis(random.into())
-    }
-}
-
-/// What boringtun answers a handshake message with.
-fn reply(opened: TunnResult<'_>) -> Result<&[u8], Reject> {
-    match opened {
-        TunnResult::WriteToNetwork(message) => Ok(message),
-        TunnResult::Err(error) => Err(handshake_reject(&error)),
-        _ => Err(Reject::BadHandshake),
-    }
-}
-
-const fn handshake_reject(error: &WireGuardError) -> Reject {
-    match error {
-        WireGuardError::InvalidMac => Reject::BadMac,
-        WireGuardError::WrongTai64nTimestamp => Reject::ReplayedHandshake,
-        WireGuardError::UnexpectedPacket | WireGuardError::WrongIndex => Reject::NoSession,
-        _ => Reject::BadHandshake,
     }
 }

@@ -11,8 +11,8 @@ use boringtun::noise::{TunnResult, errors::WireGuardError};
 use self::handshake::Pending;
 use super::{Shared, noise::Noise};
 use crate::{
-    DATA_OVERHEAD, INITIATION_LEN, MAX_CONTROL_LEN, Opened, REJECT_AFTER_MESSAGES, REKEY_AFTER_MESSAGES,
-    Reject, SealError, Session, SessionConfig, TimerAction,
+    DATA_OVERHEAD, INITIATION_LEN, MAX_CONTROL_LEN, Opened, PresharedKey, REJECT_AFTER_MESSAGES,
+    REKEY_AFTER_MESSAGES, Reject, SealError, Session, SessionConfig, TimerAction,
     ip::packet_len,
     timers::{Birth, Content, Due, Timers},
     wire::{Message, u64_at},
@@ -126,6 +126,14 @@ impl Session for BoringSession {
 
     fn set_keepalive(&mut self, seconds: u16, now: Instant) {
         self.timers.set_keepalive(seconds, now);
+    }
+
+    fn set_preshared_key(&mut self, key: Option<PresharedKey>, now: Instant) {
+        self.noise.set_preshared_key(key);
+        self.timers.restart(now);
+        self.slots = [None; SLOTS];
+        self.sent = 0;
+        self.pending = None;
     }
 
     fn handle_timeout(&mut self, out: &mut [u8; MAX_CONTROL_LEN], now: Instant) -> TimerAction {
