@@ -47,7 +47,7 @@ pub struct SessionConfig {
     pub peer: PublicKey,
     /// Optional pre-shared key (§5.2).
     pub preshared_key: Option<PresharedKey>,
-    /// Persistent keepalive interval in seconds; 0 is off.
+    /// Persistent keepalive interval in seconds; 0 is off. The first one is due at once.
     pub keepalive: u16,
     /// This peer's index.
     pub index: PeerIndex,
@@ -230,10 +230,6 @@ pub trait Session {
 
     /// True when the session should be renewed because of its message count (REKEY_AFTER_MESSAGES).
     fn wants_rekey(&self) -> bool;
-
-    /// Changes the persistent keepalive interval, in seconds; 0 is off. Sessions and handshakes stay as
-    /// they are. Turning it on makes one due at once, as does [`SessionConfig::keepalive`] in a new session.
-    fn set_keepalive(&mut self, seconds: u16, now: Instant);
 
     /// Changes the pre-shared key (§5.2). All keys and handshakes under way end, as in a new session; unlike a
     /// new one, this goes on to refuse every initiation that is no newer than one it accepted before (§5.1).

@@ -286,10 +286,6 @@ impl Session for InsecureSession {
         self.is_live() && sent >= REKEY_AFTER_MESSAGES
     }
 
-    fn set_keepalive(&mut self, seconds: u16, now: Instant) {
-        self.timers.set_keepalive(seconds, now);
-    }
-
     fn set_preshared_key(&mut self, key: Option<PresharedKey>, now: Instant) {
         self.local.set_preshared_key(key.as_ref());
         self.timers.restart(now);

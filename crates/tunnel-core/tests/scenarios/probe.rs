@@ -108,10 +108,6 @@ impl Session for ProbeSession {
         self.called().wants_rekey()
     }
 
-    fn set_keepalive(&mut self, seconds: u16, now: Instant) {
-        self.called_mut().set_keepalive(seconds, now);
-    }
-
     fn set_preshared_key(&mut self, key: Option<PresharedKey>, now: Instant) {
         self.called_mut().set_preshared_key(key, now);
     }

@@ -124,10 +124,6 @@ impl Session for BoringSession {
         self.sent >= REKEY_AFTER_MESSAGES && self.is_live()
     }
 
-    fn set_keepalive(&mut self, seconds: u16, now: Instant) {
-        self.timers.set_keepalive(seconds, now);
-    }
-
     fn set_preshared_key(&mut self, key: Option<PresharedKey>, now: Instant) {
         self.noise.set_preshared_key(key);
         self.timers.restart(now);
