@@ -15,7 +15,7 @@ use crate::{AllowedIpUpdate, PeerUpdate, Tunnel, TunnelUpdate, peer::Peer};
 #[non_exhaustive]
 pub enum UpdateError {
     /// More peers than [`TunnelConfig::max_peers`](crate::TunnelConfig::max_peers).
-    #[error("more than {0} peers")]
+    #[error("more than {0} peers: remove some, or raise `TunnelConfig::max_peers`")]
     TooManyPeers(usize),
 }
 

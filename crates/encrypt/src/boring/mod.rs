@@ -6,7 +6,7 @@
 //!   ones inside boringtun read the real clock and take most of their stamps from the last
 //!   `update_timers`; that call is made before each handshake we begin or answer, so its stamps are right
 //!   where it compares them, and never per packet, so sealing and opening read no clock. What it wants to
-//!   send of its own accord is kept for [`Session::handle_timeout`], never lost;
+//!   send of its own accord is kept for [`Session::handle_timeout`](crate::Session::handle_timeout), never lost;
 //! * never lets boringtun queue a packet, which it would do when asked to encrypt without a session;
 //! * counts handshakes once per device, where boringtun would count per peer, or twice;
 //! * starts boringtun's state for a peer (some 10 KiB and a Diffie–Hellman) with the first handshake, so
