@@ -54,7 +54,7 @@ impl Noise {
         self.erase_sessions();
         self.preshared_key = key;
         let before = self.tunn.take();
-        // An older witness has seen every initiation that `before` would know.
+        // Next to an older witness, `before` has accepted no initiation.
         self.witness = self.witness.take().or(before);
     }
 
@@ -118,5 +118,53 @@ const fn handshake_reject(error: &WireGuardError) -> Reject {
         WireGuardError::WrongTai64nTimestamp => Reject::ReplayedHandshake,
         WireGuardError::UnexpectedPacket | WireGuardError::WrongIndex => Reject::NoSession,
         _ => Reject::BadHandshake,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+    use crate::{
+        INITIATION_LEN, Identity, MAX_CONTROL_LEN, PrivateKey, boring::BoringIdentity, wire::TYPE_INITIATION,
+    };
+
+    const FROM: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
+
+    fn pair() -> [Noise; 2] {
+        #[expect(clippy::disallowed_methods, reason = "an instant cannot be made otherwise")]
+        let now = Instant::now();
+        let keys = [1, 2].map(|seed| PrivateKey::from_bytes([seed; 32]));
+        [0, 1].map(|own| {
+            let peer = keys[1 - own].public_key();
+            let config = SessionConfig { peer, preshared_key: None, keepalive: 0, index: PeerIndex::MAX };
+            Noise::new(BoringIdentity::new(&keys[own], now).shared, config)
+        })
+    }
+
+    fn handshake(initiator: &mut Noise, responder: &mut Noise) {
+        let (mut initiation, mut response) = ([0; INITIATION_LEN], [0; MAX_CONTROL_LEN]);
+        initiator.start().format_handshake_initiation(&mut initiation, true);
+        assert_eq!(initiation[..4], TYPE_INITIATION.to_le_bytes());
+        let response = responder.read_initiation(&initiation, &mut response, FROM).expect("a response");
+        initiator.read_response(response, &mut [0; MAX_CONTROL_LEN], FROM).expect("a confirmation");
+    }
+
+    #[test]
+    fn a_witness_holds_no_session_keys_and_goes_with_the_peers_next_initiation() {
+        let [mut a, mut b] = pair();
+        handshake(&mut a, &mut b);
+        assert!(a.is_live() && a.witness.is_none());
+        for noise in [&mut a, &mut b] {
+            noise.set_preshared_key(Some(PresharedKey::from_bytes([1; 32])));
+            assert!(!noise.is_live());
+            let witness = noise.witness.as_ref().expect("the state from before");
+            assert!(witness.time_since_last_handshake().is_none(), "its sessions are erased");
+        }
+        handshake(&mut a, &mut b);
+        assert!(b.witness.is_none() && a.witness.is_some(), "b has heard from its peer, a has not");
+        handshake(&mut b, &mut a);
+        assert!(a.witness.is_none());
     }
 }
