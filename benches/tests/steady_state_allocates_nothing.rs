@@ -1,51 +1,15 @@
 //! Counts every allocation of the thread while two warm tunnels carry traffic both ways: frames are split,
 //! sealed into the queue, opened, coalesced and written, with the default backend.
 
-use std::{
-    alloc::{GlobalAlloc, Layout, System},
-    cell::Cell,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
+use allocation_counter::{CountingAllocator, on_this_thread};
 use benches::{FULL_PACKET, FULL_TRAIN, Pair, Side, tcp_frame, tcp_packet, turned_around};
 use encrypt::boring::BoringIdentity;
 use tun_device::{CoalesceConfig, Coalescer, Segments};
 
-thread_local! {
-    static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
-}
-
-struct Counting;
-
-// SAFETY: every call goes unchanged to `System`, which keeps the contract; counting touches only a
-// thread-local `Cell` without destructor, so it neither allocates nor unwinds.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
-        // SAFETY: the caller keeps `alloc`'s contract.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
-        // SAFETY: the caller keeps `alloc_zeroed`'s contract.
-        unsafe { System.alloc_zeroed(layout) }
-    }
-
-    unsafe fn realloc(&self, ptr: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
-        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
-        // SAFETY: the caller keeps `realloc`'s contract.
-        unsafe { System.realloc(ptr, layout, new_size) }
-    }
-
-    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
-        // SAFETY: the caller keeps `dealloc`'s contract.
-        unsafe { System.dealloc(ptr, layout) }
-    }
-}
-
 #[global_allocator]
-static COUNTING: Counting = Counting;
+static ALLOCATOR: CountingAllocator = CountingAllocator;
 
 /// What one side reads from its TUN in one tick, again and again.
 struct Traffic {
@@ -100,10 +64,10 @@ fn steady_state_of_the_whole_hot_path_allocates_nothing() {
         exchange(&mut pair.right, &mut pair.left, &mut coalescer, now);
     };
     (0..20).for_each(&mut tick);
-    let warm = ALLOCATIONS.get();
+    let warm = on_this_thread();
     assert!(warm > 0, "the counter counts");
     (20..220).for_each(&mut tick);
-    assert_eq!(ALLOCATIONS.get() - warm, 0, "allocations after warming up");
+    assert_eq!(on_this_thread() - warm, 0, "allocations after warming up");
     assert_eq!(coalescer.counters().packets, 2 * 220 * to_the_left.packets(), "every packet arrived");
 }
 

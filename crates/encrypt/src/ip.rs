@@ -1,6 +1,8 @@
 //! The length an IP packet claims for itself: what remains once WireGuard's padding is cut off.
 
+/// The shortest IPv4 header, bytes (RFC 791 §3.1).
 const IPV4_HEADER: usize = 20;
+/// The IPv6 header, bytes (RFC 8200 §3).
 const IPV6_HEADER: usize = 40;
 
 /// Length of the IP packet at the start of `padded` by its own header, or `None` if that is no IP

@@ -32,12 +32,12 @@ pub struct EncryptedPacket {
 }
 
 impl EncryptedPacket {
-    /// The longest packet it takes: 1,500, which is Ethernet's MTU and so the most that a path without
+    /// The longest packet it takes: 1,500 bytes, which is Ethernet's MTU and so the most that a path without
     /// jumbo frames carries. Tunnels over such paths have an MTU of 1,440 or less.
     pub const MAX_PLAINTEXT: usize = 1500;
     /// Bytes of room: the longest packet, and what a data message adds to it.
     pub const CAPACITY: usize = Self::MAX_PLAINTEXT + DATA_OVERHEAD;
-    /// The tunnel MTU that [`seal`](Self::seal) stops padding at: `wg-quick`'s default.
+    /// The tunnel MTU, bytes, that [`seal`](Self::seal) stops padding at: `wg-quick`'s default.
     pub const DEFAULT_MTU: usize = 1420;
 
     /// Pads and seals one packet for a tunnel with the default MTU. An empty one is a keepalive.

@@ -106,31 +106,29 @@ pub(crate) struct Timers {
 impl Timers {
     /// A peer without a session. With a persistent keepalive, its first one is due at once.
     pub(crate) fn new(keepalive_seconds: u16, now: Instant) -> Self {
+        let every = (keepalive_seconds > 0).then(|| Duration::from_secs(keepalive_seconds.into()));
+        Self::with_keepalive(every, now)
+    }
+
+    fn with_keepalive(keepalive_every: Option<Duration>, now: Instant) -> Self {
         let mut timers = Self {
             current: None,
             attempt: None,
             rekey_wanted: false,
             answer_by: None,
             doubt_at: None,
-            keepalive_every: None,
+            keepalive_every,
             quiet_since: None,
             forget_at: None,
             next: None,
         };
-        timers.set_keepalive(keepalive_seconds, now);
+        timers.next = timers.keepalive_at(now);
         timers
     }
 
-    /// Changes the persistent keepalive; 0 is off. Turning it on makes one due at once.
-    pub(crate) fn set_keepalive(&mut self, seconds: u16, now: Instant) {
-        let turned_on = self.keepalive_every.is_none() && seconds > 0;
-        self.keepalive_every = (seconds > 0).then(|| Duration::from_secs(seconds.into()));
-        if turned_on {
-            self.quiet_since = None;
-        }
-        if let Some(at) = self.keepalive_at(now) {
-            self.arm(at);
-        }
+    /// Forgets the sessions and the handshake, as if the peer were new.
+    pub(crate) fn restart(&mut self, now: Instant) {
+        *self = Self::with_keepalive(self.keepalive_every, now);
     }
 
     /// The session that seals, as far as was known when time was last told.

@@ -13,7 +13,7 @@ pub const RESPONSE_LEN: usize = 92;
 pub const COOKIE_REPLY_LEN: usize = 64;
 /// What a data message adds to its plaintext (§5.4.6): 16 bytes of header, 16 of tag.
 pub const DATA_OVERHEAD: usize = 32;
-/// The longest message a session writes other than data.
+/// The longest message a session writes other than data, bytes.
 pub const MAX_CONTROL_LEN: usize = INITIATION_LEN;
 
 /// A peer's number inside one identity: 24 bits, carried in the high bits of every receiver index.
@@ -47,7 +47,7 @@ pub struct SessionConfig {
     pub peer: PublicKey,
     /// Optional pre-shared key (§5.2).
     pub preshared_key: Option<PresharedKey>,
-    /// Persistent keepalive interval in seconds; 0 is off.
+    /// Persistent keepalive interval in seconds; 0 is off. The first one is due at once.
     pub keepalive: u16,
     /// This peer's index.
     pub index: PeerIndex,
@@ -98,7 +98,7 @@ pub enum Reject {
     #[error("under load")]
     UnderLoad,
     /// `out` is too small. The caller's fault; nothing was consumed.
-    #[error("the output buffer is too small")]
+    #[error("the output buffer must be as long as the datagram, and at least {MAX_CONTROL_LEN} bytes")]
     SmallBuffer,
 }
 
@@ -130,16 +130,16 @@ pub enum Opened {
 #[non_exhaustive]
 pub enum SealError {
     /// There is no live session: initiate one and queue the packet.
-    #[error("no live session")]
+    #[error("no live session: initiate one")]
     NoSession,
     /// `out` is not exactly `plaintext.len() + DATA_OVERHEAD` bytes. The caller's fault.
     #[error("the output must be exactly {DATA_OVERHEAD} bytes longer than the packet")]
     WrongLength,
     /// The packet is longer than an [`EncryptedPacket`](crate::EncryptedPacket) takes. The caller's fault.
-    #[error("the packet is too long")]
+    #[error("the packet is longer than {} bytes", crate::EncryptedPacket::MAX_PLAINTEXT)]
     TooLong,
     /// The session has sent 2^64 − 2^13 − 1 messages (REJECT_AFTER_MESSAGES, §6.2).
-    #[error("the session has sent all the messages it may")]
+    #[error("the session has sent all the messages it may: initiate a new one")]
     Exhausted,
 }
 
@@ -231,9 +231,10 @@ pub trait Session {
     /// True when the session should be renewed because of its message count (REKEY_AFTER_MESSAGES).
     fn wants_rekey(&self) -> bool;
 
-    /// Changes the persistent keepalive interval, in seconds; 0 is off. Sessions and handshakes stay as
-    /// they are. Turning it on makes one due at once, as does [`SessionConfig::keepalive`] in a new session.
-    fn set_keepalive(&mut self, seconds: u16, now: Instant);
+    /// Changes the pre-shared key (§5.2). All keys and handshakes under way end, as in a new session; unlike a
+    /// new one, this goes on to refuse every initiation that is no newer than one it accepted before (§5.1).
+    /// The peer's initiations do not depend on the pre-shared key, so whoever recorded one could send it again.
+    fn set_preshared_key(&mut self, key: Option<PresharedKey>, now: Instant);
 
     /// Runs what is due, one thing at a time. Call when [`poll_timeout`](Self::poll_timeout) has passed;
     /// while more is due, that stays in the past. After [`TimerAction::Idle`] it lies in the future.

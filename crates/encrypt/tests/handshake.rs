@@ -28,6 +28,8 @@ macro_rules! all {
                 datagrams_for_another_key_fail_mac1,
                 the_initiation_names_its_sender,
                 a_replayed_initiation_is_refused,
+                a_replayed_initiation_is_refused_whatever_the_preshared_key_became,
+                a_changed_preshared_key_ends_sessions_and_handshakes,
                 a_replayed_response_is_refused,
                 a_replayed_packet_is_refused,
                 reordered_packets_are_accepted_within_the_window,
@@ -197,6 +199,57 @@ fn a_replayed_initiation_is_refused<I: Identity>() {
     pair.b.receive(&initiation, pair.a.address, pair.now).reply();
     let again = pair.b.receive(&initiation, pair.a.address, pair.now);
     assert_eq!(again, Received::Rejected(Reject::ReplayedHandshake));
+}
+
+fn a_replayed_initiation_is_refused_whatever_the_preshared_key_became<I: Identity>() {
+    let mut pair = Pair::<I>::new();
+    let key = |seed| Some(PresharedKey::from_bytes([seed; 32]));
+    let replay = |pair: &mut Pair<I>, initiation: &[u8]| {
+        let outcome = pair.b.receive(initiation, pair.a.address, pair.now);
+        assert_eq!(outcome, Received::Rejected(Reject::ReplayedHandshake));
+    };
+    let first = pair.a.initiate(pair.now).unwrap();
+    let response = pair.b.receive(&first, pair.a.address, pair.now).reply();
+    pair.a.receive(&response, pair.b.address, pair.now).reply();
+    for seed in 1..4 {
+        pair.b.session.set_preshared_key(key(seed), pair.now);
+        replay(&mut pair, &first);
+        replay(&mut pair, &first);
+    }
+    pair.a.session.set_preshared_key(key(3), pair.now);
+    pair.advance(secs(6));
+    let second = pair.a.initiate(pair.now).unwrap();
+    let response = pair.b.receive(&second, pair.a.address, pair.now).reply();
+    let confirmation = pair.a.receive(&response, pair.b.address, pair.now).reply();
+    assert_eq!(pair.b.receive(&confirmation, pair.a.address, pair.now), Received::Keepalive);
+    pair.exchange();
+    replay(&mut pair, &first);
+    replay(&mut pair, &second);
+    pair.b.session.set_preshared_key(None, pair.now);
+    replay(&mut pair, &first);
+    replay(&mut pair, &second);
+}
+
+fn a_changed_preshared_key_ends_sessions_and_handshakes<I: Identity>() {
+    let mut pair = Pair::<I>::new();
+    pair.handshake();
+    let late = pair.b.seal(&packet(64), pair.now).unwrap();
+    pair.a.session.set_preshared_key(Some(PresharedKey::from_bytes([1; 32])), pair.now);
+    assert!(!pair.a.session.is_live() && !pair.a.session.wants_rekey());
+    assert_eq!(pair.a.session.poll_timeout(), None, "nothing is pending");
+    assert_eq!(pair.a.seal(&packet(64), pair.now), Err(SealError::NoSession));
+    let outcome = pair.a.receive(&late, pair.b.address, pair.now);
+    assert_eq!(outcome, Received::Rejected(Reject::NoSession));
+
+    let initiation = pair.a.initiate(pair.now).unwrap();
+    let response = pair.b.receive(&initiation, pair.a.address, pair.now).reply();
+    pair.a.session.set_preshared_key(None, pair.now);
+    assert!(!pair.a.session.is_initiating());
+    let outcome = pair.a.receive(&response, pair.b.address, pair.now);
+    assert_eq!(outcome, Received::Rejected(Reject::NoSession), "the answer to what was forgotten");
+    pair.advance(secs(6));
+    pair.handshake();
+    pair.exchange();
 }
 
 fn a_replayed_response_is_refused<I: Identity>() {

@@ -2,10 +2,10 @@
 
 mod common;
 
-use common::{Endpoint, Pair, Received, Sent, packet, private_key, secs, start};
+use common::{Pair, Received, Sent, packet, secs};
 use encrypt::{
-    Identity, KEEPALIVE_TIMEOUT, PeerIndex, REJECT_AFTER_TIME, REKEY_AFTER_TIME, REKEY_ATTEMPT_TIME, Reject,
-    SealError, Session, SessionConfig, deterministic::InsecureIdentity,
+    Identity, KEEPALIVE_TIMEOUT, REJECT_AFTER_TIME, REKEY_AFTER_TIME, REKEY_ATTEMPT_TIME, Reject, SealError,
+    Session, deterministic::InsecureIdentity,
 };
 use proptest::prelude::*;
 
@@ -30,7 +30,6 @@ macro_rules! all {
                 silence_after_sending_starts_a_handshake,
                 an_answer_ends_the_silence,
                 a_persistent_keepalive_opens_the_session_and_keeps_it,
-                a_persistent_keepalive_can_be_turned_on_and_off,
                 traffic_puts_the_persistent_keepalive_off,
                 both_sides_survive_an_hour_of_traffic,
             ]
@@ -46,10 +45,13 @@ proptest! {
 
     /// Waiting for the deadlines does what asking every second would do: no deadline is late.
     #[test]
-    fn no_deadline_is_late(steps in prop::collection::vec((0u8..8, 0u64..200), 1..40)) {
+    fn no_deadline_is_late(
+        keepalive in prop_oneof![Just(0), 1u16..30],
+        steps in prop::collection::vec((0u8..7, 0u64..200), 1..40),
+    ) {
         type Log = Vec<(usize, u64, Sent)>;
-        fn simulate(steps: &[(u8, u64)], patient: bool) -> Log {
-            let mut pair = Pair::<InsecureIdentity>::new();
+        fn simulate(keepalive: u16, steps: &[(u8, u64)], patient: bool) -> Log {
+            let mut pair = Pair::<InsecureIdentity>::with_keepalive(keepalive);
             let mut log = Log::new();
             for (at, (action, pause)) in steps.iter().enumerate() {
                 let mut up = true;
@@ -57,9 +59,8 @@ proptest! {
                     0 | 1 => pair.try_send('a'),
                     2 => pair.try_send('b'),
                     3 => drop(pair.a.seal(&packet(64), pair.now)),
-                    4 => pair.a.session.set_keepalive((pause % 30) as u16, pair.now),
-                    5 => drop(pair.b.initiate(pair.now)),
-                    6 => up = false,
+                    4 => drop(pair.b.initiate(pair.now)),
+                    5 => up = false,
                     _ => {}
                 }
                 for second in 0..*pause {
@@ -72,7 +73,7 @@ proptest! {
             }
             log
         }
-        prop_assert_eq!(simulate(&steps, true), simulate(&steps, false));
+        prop_assert_eq!(simulate(keepalive, &steps, true), simulate(keepalive, &steps, false));
     }
 }
 
@@ -116,8 +117,7 @@ fn the_packet_after_giving_up_starts_afresh<I: Identity>() {
 }
 
 fn a_persistent_keepalive_goes_on_after_giving_up<I: Identity>() {
-    let mut pair = Pair::<I>::new();
-    pair.a.session.set_keepalive(25, pair.now);
+    let mut pair = Pair::<I>::with_keepalive(25);
     let log = pair.run(secs(600), false);
     let given_up = log.iter().filter(|event| event.2 == Expired).count();
     assert!(given_up >= 4, "{log:?}");
@@ -237,22 +237,8 @@ fn an_answer_ends_the_silence<I: Identity>() {
 }
 
 fn a_persistent_keepalive_opens_the_session_and_keeps_it<I: Identity>() {
-    let now = start();
-    let mut identities = [I::new(&private_key(1), now), I::new(&private_key(2), now)];
-    let mut endpoint = |own: usize, keepalive| {
-        let config = SessionConfig {
-            peer: private_key(2 - own as u8).public_key(),
-            preshared_key: None,
-            keepalive,
-            index: PeerIndex::new(0).unwrap(),
-        };
-        identities[own].session(config, now)
-    };
-    let (session_a, session_b) = (endpoint(0, 25), endpoint(1, 0));
-    assert_eq!(session_a.poll_timeout(), Some(now), "the first is due at once");
-    let [a, b] = identities;
-    let endpoint = |identity, session| Endpoint { identity, session, address: "[::1]:5".parse().unwrap() };
-    let mut pair = Pair { a: endpoint(a, session_a), b: endpoint(b, session_b), now };
+    let mut pair = Pair::<I>::with_keepalive(25);
+    assert_eq!(pair.a.session.poll_timeout(), Some(pair.now), "the first is due at once");
     let log = pair.run(secs(100), true);
     let expected = [(0, Initiation), (25, Keepalive), (50, Keepalive), (75, Keepalive), (100, Keepalive)];
     assert_eq!(log, expected.map(|(second, what)| (second, 'a', what)));
@@ -263,23 +249,8 @@ fn a_persistent_keepalive_opens_the_session_and_keeps_it<I: Identity>() {
     assert!(initiations.iter().all(|event| event.2 == Initiation), "{initiations:?}");
 }
 
-fn a_persistent_keepalive_can_be_turned_on_and_off<I: Identity>() {
-    let mut pair = Pair::<I>::new();
-    pair.handshake();
-    pair.advance(secs(50));
-    pair.b.session.set_keepalive(10, pair.now);
-    assert_eq!(pair.run(secs(21), true).len(), 3, "at once, after 10 s and after 20 s");
-    pair.b.session.set_keepalive(5, pair.now);
-    assert_eq!(pair.run(secs(4), true), [(4, 'b', Keepalive)]);
-    pair.b.session.set_keepalive(0, pair.now);
-    assert_eq!(pair.run(secs(60), true), []);
-    assert!(pair.a.session.is_live(), "the session was not touched");
-}
-
 fn traffic_puts_the_persistent_keepalive_off<I: Identity>() {
-    let mut pair = Pair::<I>::new();
-    pair.handshake();
-    pair.a.session.set_keepalive(8, pair.now);
+    let mut pair = Pair::<I>::with_keepalive(8);
     pair.run(secs(0), true);
     for _ in 0..10 {
         assert_eq!(pair.run(secs(7), true), []);

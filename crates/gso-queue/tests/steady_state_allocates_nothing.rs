@@ -1,47 +1,10 @@
 //! Counts every allocation of the thread while a warm queue is filled, drained, blocked and restored.
 
-use std::{
-    alloc::{GlobalAlloc, Layout, System},
-    cell::Cell,
-};
-
+use allocation_counter::{CountingAllocator, on_this_thread};
 use gso_queue::{AppendError, DatagramSink, Destination, GsoQueue};
 
-thread_local! {
-    static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
-}
-
-struct Counting;
-
-// SAFETY: every call goes unchanged to `System`, which keeps the contract; counting touches only a
-// thread-local `Cell` without destructor, so it neither allocates nor unwinds.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
-        // SAFETY: the caller keeps `alloc`'s contract.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
-        // SAFETY: the caller keeps `alloc_zeroed`'s contract.
-        unsafe { System.alloc_zeroed(layout) }
-    }
-
-    unsafe fn realloc(&self, ptr: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
-        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
-        // SAFETY: the caller keeps `realloc`'s contract.
-        unsafe { System.realloc(ptr, layout, new_size) }
-    }
-
-    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
-        // SAFETY: the caller keeps `dealloc`'s contract.
-        unsafe { System.dealloc(ptr, layout) }
-    }
-}
-
 #[global_allocator]
-static COUNTING: Counting = Counting;
+static ALLOCATOR: CountingAllocator = CountingAllocator;
 
 /// Streams, small packets in between, more destinations than there are buffers, failing fills, and a
 /// socket that blocks half-way.
@@ -79,10 +42,10 @@ fn flush(queue: &mut GsoQueue) {
 fn steady_state_allocates_nothing() {
     let mut queue = GsoQueue::default();
     one_round(&mut queue);
-    let warm = ALLOCATIONS.get();
+    let warm = on_this_thread();
     assert!(warm > 0, "the counter counts");
     for _ in 0..20 {
         one_round(&mut queue);
     }
-    assert_eq!(ALLOCATIONS.get() - warm, 0, "allocations after warming up");
+    assert_eq!(on_this_thread() - warm, 0, "allocations after warming up");
 }

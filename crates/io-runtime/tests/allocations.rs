@@ -2,41 +2,13 @@
 
 mod common;
 
-use std::{
-    alloc::{GlobalAlloc, Layout, System},
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
-};
-
+use allocation_counter::{CountingAllocator, on_all_threads};
 use common::{Pair, packet, run};
 use io_runtime::{Arrangement, RuntimeConfig};
 use tun_device::Offloads;
 
-struct Counting;
-
-static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
-
-// SAFETY: every call is the system allocator's, with the caller's arguments and so the caller's promises.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Relaxed);
-        // SAFETY: as the caller promises.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Relaxed);
-        // SAFETY: as the caller promises.
-        unsafe { System.realloc(block, layout, size) }
-    }
-
-    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
-        // SAFETY: as the caller promises.
-        unsafe { System.dealloc(block, layout) }
-    }
-}
-
 #[global_allocator]
-static ALLOCATOR: Counting = Counting;
+static ALLOCATOR: CountingAllocator = CountingAllocator;
 
 /// Packets a round, few enough for any socket buffer.
 const ROUND: u32 = 32;
@@ -62,9 +34,10 @@ fn steady_state_allocates_nothing_per_packet() {
                 }
             };
             (0..10).for_each(|_| round());
-            let before = ALLOCATIONS.load(Relaxed);
+            let before = on_all_threads();
+            assert!(before > 0, "the counter counts");
             (0..ROUNDS).for_each(|_| round());
-            let allocated = ALLOCATIONS.load(Relaxed) - before;
+            let allocated = on_all_threads() - before;
             assert!(allocated <= allowed, "{arrangement:?}: {allocated} in {} packets", ROUND * ROUNDS);
             pair.finish().await;
         });

@@ -2,37 +2,12 @@
 
 mod common;
 
-use std::{
-    alloc::{GlobalAlloc, Layout, System},
-    cell::Cell,
-};
-
+use allocation_counter::{CountingAllocator, on_this_thread};
 use common::Spec;
 use tun_device::{CoalesceConfig, Coalescer, MAX_FRAME_LEN, Segments};
 
-/// The system's allocator, counting this thread's allocations.
-struct Counting;
-
-thread_local! {
-    static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
-}
-
-// SAFETY: every call goes to the system's allocator as it came.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
-        // SAFETY: the caller keeps the allocator's contract.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: as above.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
 #[global_allocator]
-static ALLOCATOR: Counting = Counting;
+static ALLOCATOR: CountingAllocator = CountingAllocator;
 
 #[test]
 fn coalescing_and_splitting_allocate_nothing() {
@@ -51,7 +26,8 @@ fn coalescing_and_splitting_allocate_nothing() {
     let mut coalescer = Coalescer::new(CoalesceConfig::default());
     let mut copy = vec![0; MAX_FRAME_LEN];
     let mut split = 0;
-    let before = ALLOCATIONS.get();
+    let before = on_this_thread();
+    assert!(before > 0, "the counter counts");
     for _ in 0..3 {
         for packet in &packets {
             coalescer.slot()[..packet.len()].copy_from_slice(packet);
@@ -68,6 +44,6 @@ fn coalescing_and_splitting_allocate_nothing() {
             }
         }
     }
-    assert_eq!(ALLOCATIONS.get(), before);
+    assert_eq!(on_this_thread(), before);
     assert!(split > packets.len() && coalescer.counters().merged > 100);
 }

@@ -9,6 +9,7 @@ mod deadlines;
 mod inner;
 mod peer;
 mod peer_table;
+mod persistent_keepalive;
 mod shared;
 mod tunnel;
 mod update;

@@ -13,6 +13,7 @@ use crate::{
     Arrival, SinkFull,
     deadlines::Scheduled,
     inner::{self, Inner},
+    persistent_keepalive::PersistentKeepalive,
     shared::{Shared, padded},
     waiting::WaitingQueue,
 };
@@ -368,6 +369,16 @@ impl<S: Session> Peer<S> {
         self.keepalive.hurry(now);
     }
 
+    /// Ends the session as [`end_session`](Self::end_session) does, but keeps what it knows of the peer's
+    /// initiations: recorded ones stay refused.
+    pub(crate) fn set_preshared_key(&mut self, key: Option<PresharedKey>, now: Instant) {
+        if let Some(session) = &mut self.session {
+            session.set_preshared_key(key.clone(), now);
+        }
+        self.preshared_key = key;
+        self.keepalive.hurry(now);
+    }
+
     /// Leaves nothing behind that sends, waits or wakes.
     pub(crate) fn shut_down(&mut self, shared: &mut Shared) {
         self.session = None;
@@ -394,7 +405,7 @@ impl<S: Session> Peer<S> {
 
     fn reschedule(&mut self, now: Instant, shared: &mut Shared) {
         let session = self.session.as_ref().and_then(S::poll_timeout);
-        let timers = [session, self.keepalive.due].into_iter().flatten().min();
+        let timers = [session, self.keepalive.due()].into_iter().flatten().min();
         let at = if self.undone { Some(now) } else { timers.map(|at| at.max(now + MIN_WAIT)) };
         shared.deadlines.set(self.index, &mut self.scheduled, at);
     }
@@ -412,45 +423,3 @@ impl<S: Session> Peer<S> {
 
 /// There is nothing to write: a handshake is under way.
 struct NotNow;
-
-/// The persistent keepalive, kept here rather than in the session so that changing it never costs one.
-///
-/// Due one interval after the last authenticated packet *sent*: what keeps a NAT's mapping alive for certain
-/// is outbound traffic (RFC 4787 §4.3, REQ-6).
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct PersistentKeepalive {
-    /// Seconds; 0 is off.
-    pub(crate) interval: u16,
-    due: Option<Instant>,
-}
-
-impl PersistentKeepalive {
-    /// Changes the interval. True if a keepalive is due at once, because this turned it on.
-    pub(crate) fn set(&mut self, interval: u16, now: Instant) -> bool {
-        let turned_on = self.interval == 0 && interval != 0;
-        let sooner = now + Duration::from_secs(interval.into());
-        self.interval = interval;
-        self.due = match interval {
-            0 => None,
-            _ if turned_on => Some(now),
-            _ => Some(self.due.map_or(sooner, |due| due.min(sooner))),
-        };
-        turned_on
-    }
-
-    /// Makes a keepalive due at once, if it is on.
-    pub(crate) fn hurry(&mut self, now: Instant) -> bool {
-        self.due = (self.interval != 0).then_some(now);
-        self.due.is_some()
-    }
-
-    fn restart(&mut self, now: Instant) {
-        if self.interval != 0 {
-            self.due = Some(now + Duration::from_secs(self.interval.into()));
-        }
-    }
-
-    fn is_due(&self, now: Instant) -> bool {
-        self.due.is_some_and(|due| due <= now)
-    }
-}

@@ -214,7 +214,7 @@ impl<I: Identity> Tunnel<I> {
             public_key: peer.public_key,
             preshared_key: peer.preshared_key.clone(),
             endpoint: peer.endpoint.map(|endpoint| endpoint.remote),
-            persistent_keepalive: peer.keepalive.interval,
+            persistent_keepalive: peer.keepalive.interval(),
             allowed_ips: self.allowed_ips.of_peer(peer.index).collect(),
             last_handshake: peer.last_handshake,
             tx_bytes: peer.tx_bytes,

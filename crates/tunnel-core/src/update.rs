@@ -15,7 +15,7 @@ use crate::{AllowedIpUpdate, PeerUpdate, Tunnel, TunnelUpdate, peer::Peer};
 #[non_exhaustive]
 pub enum UpdateError {
     /// More peers than [`TunnelConfig::max_peers`](crate::TunnelConfig::max_peers).
-    #[error("more than {0} peers")]
+    #[error("more than {0} peers: remove some, or raise `TunnelConfig::max_peers`")]
     TooManyPeers(usize),
 }
 
@@ -115,7 +115,9 @@ impl<I: Identity> Tunnel<I> {
         }
     }
 
-    /// Sessions belong to the identity: all end. A peer that turns out to be ourselves is removed.
+    /// Sessions belong to the identity: all end. Which initiations they had seen is forgotten, and may be: those
+    /// are for the old public key (paper §5.4.2). Only if that very key comes back could a recorded one be used
+    /// once more, as after a restart of the program. A peer that turns out to be ourselves is removed.
     fn change_identity(&mut self, identity: Option<(I, PrivateKey)>, now: Instant) {
         let (identity, private_key) = identity.unzip();
         self.identity = identity;
@@ -162,9 +164,8 @@ impl<I: Identity> Tunnel<I> {
         if let Some(preshared_key) = update.preshared_key
             && !same_key(peer.preshared_key.as_ref(), preshared_key.as_ref())
         {
-            peer.preshared_key = preshared_key;
             self.shared.control.forget(index);
-            peer.end_session(now);
+            peer.set_preshared_key(preshared_key, now);
         }
         if let Some(remote) = update.endpoint
             && peer.endpoint.is_none_or(|endpoint| endpoint.remote != remote)

@@ -15,10 +15,7 @@ use serde::Serialize;
 
 use crate::{
     Trouble, WithFix, tools,
-    uapi::{
-        Device, Peer, Status, client,
-        server::{SOCKET_DIR, socket_path},
-    },
+    uapi::{Device, Peer, SOCKET_DIR, Status, client, socket_path},
     wall_clock::since_epoch,
 };
 

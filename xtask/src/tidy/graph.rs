@@ -10,14 +10,22 @@ use super::Finding;
 pub(crate) struct Package {
     pub(crate) name: String,
     /// `None`: anywhere; empty: nowhere (`publish = false`).
-    pub(crate) publish: Option<Vec<String>>,
+    publish: Option<Vec<String>>,
     dependencies: Vec<Dependency>,
+}
+
+impl Package {
+    pub(super) fn is_published(&self) -> bool {
+        self.publish.as_ref().is_none_or(|registries| !registries.is_empty())
+    }
 }
 
 #[derive(Clone, Debug, Deserialize)]
 struct Dependency {
     name: String,
     kind: Option<String>,
+    /// `*`: no version is named.
+    req: String,
 }
 
 #[derive(Deserialize)]
@@ -26,20 +34,28 @@ struct Metadata {
 }
 
 /// Every crate of the workspace and those of ours it may use: dependencies run one way only.
-const LAYERS: [(&str, &[&str]); 9] = [
+const LAYERS: [(&str, &[&str]); 10] = [
     ("gso-queue", &[]),
     ("encrypt", &[]),
     ("tun-device", &[]),
     ("tunnel-core", &["gso-queue", "encrypt"]),
     ("io-runtime", &["gso-queue", "encrypt", "tun-device", "tunnel-core"]),
     ("volley", &["gso-queue", "encrypt", "tun-device", "tunnel-core", "io-runtime"]),
+    ("allocation-counter", &[]),
     ("netlab", &["tun-device"]),
     ("xtask", &["netlab", "encrypt", "tun-device", "io-runtime", "gso-queue"]),
     ("benches", &["gso-queue", "encrypt", "tun-device", "tunnel-core", "io-runtime", "netlab"]),
 ];
 
-/// For tests `volley` needs the lab. A leaf's tests stand alone like the leaf.
-const TEST_LAYERS: [(&str, &str); 1] = [("volley", "netlab")];
+/// Who needs what for tests alone: `volley` the lab, and whoever promises to allocate nothing the counter. A
+/// leaf's tests know no other leaf.
+const TEST_LAYERS: [(&str, &str); 5] = [
+    ("volley", "netlab"),
+    ("gso-queue", "allocation-counter"),
+    ("tun-device", "allocation-counter"),
+    ("io-runtime", "allocation-counter"),
+    ("benches", "allocation-counter"),
+];
 
 /// Crates that few may name, and who may. Tools that publish nothing are free to do I/O.
 const RESTRICTED: [(&str, &[&str]); 8] = [
@@ -71,13 +87,22 @@ fn check_package(package: &Package, all: &[Package]) -> Vec<Finding> {
         return vec![format!("{name}: a new crate needs its place in the layers (xtask/src/tidy/graph.rs)")];
     };
     let mut findings = Vec::new();
+    if package.is_published() && TEST_LAYERS.iter().any(|(_, helper)| *helper == name) {
+        findings.push(format!("{name} is for tests: its manifest must say publish = false"));
+    }
     for dependency in &package.dependencies {
         let other = dependency.name.as_str();
-        let ours = all.iter().any(|package| package.name == other);
+        let ours = all.iter().find(|package| package.name == other);
         let for_tests = dependency.kind.as_deref() == Some("dev");
         let allowed = below.contains(&other) || for_tests && TEST_LAYERS.contains(&(name, other));
-        if ours && !allowed {
+        if ours.is_some() && !allowed {
             findings.push(format!("{name} must not depend on {other}: dependencies run one way only"));
+        }
+        // A dev-dependency without a version is left out of what cargo publishes; one with a version is not.
+        let is_missing_downstream = package.is_published() && ours.is_some_and(|ours| !ours.is_published());
+        if is_missing_downstream && dependency.req != "*" {
+            findings
+                .push(format!("{name} must name {other} by its path alone: nobody could get that version"));
         }
         let restricted = RESTRICTED.iter().find(|(restricted, _)| *restricted == other);
         if restricted.is_some_and(|(_, users)| !users.contains(&name)) {
@@ -97,9 +122,17 @@ mod tests {
     fn package(name: &str, dependencies: &[(&str, Option<&str>)]) -> Package {
         let dependencies = dependencies
             .iter()
-            .map(|(name, kind)| Dependency { name: (*name).into(), kind: kind.map(str::to_owned) })
+            .map(|(name, kind)| Dependency {
+                name: (*name).into(),
+                kind: kind.map(str::to_owned),
+                req: "*".into(),
+            })
             .collect();
         Package { name: name.into(), publish: None, dependencies }
+    }
+
+    fn unpublished(name: &str) -> Package {
+        Package { publish: Some(Vec::new()), ..package(name, &[]) }
     }
 
     #[test]
@@ -125,9 +158,37 @@ mod tests {
 
     #[test]
     fn the_lab_is_for_tests_of_the_daemon_only() {
-        let netlab = package("netlab", &[]);
+        let netlab = unpublished("netlab");
         assert!(check(&[package("volley", &[("netlab", Some("dev"))]), netlab.clone()]).is_empty());
         assert_eq!(check(&[package("volley", &[("netlab", None)]), netlab]).len(), 1);
+    }
+
+    #[test]
+    fn the_allocation_counter_is_for_tests_only() {
+        for user in ["gso-queue", "tun-device", "io-runtime", "benches"] {
+            let uses = |kind| {
+                check(&[package(user, &[("allocation-counter", kind)]), unpublished("allocation-counter")])
+            };
+            assert_eq!(uses(Some("dev")), Vec::<Finding>::new(), "{user}");
+            for kind in [None, Some("build")] {
+                let expected =
+                    format!("{user} must not depend on allocation-counter: dependencies run one way only");
+                assert_eq!(uses(kind), [expected], "{kind:?}");
+            }
+        }
+        let stranger = package("tunnel-core", &[("allocation-counter", Some("dev"))]);
+        assert_eq!(check(&[stranger, unpublished("allocation-counter")]).len(), 1);
+    }
+
+    #[test]
+    fn a_crate_for_tests_is_not_published_and_not_asked_for_downstream() {
+        assert_eq!(check(&[package("allocation-counter", &[])]).len(), 1);
+        let mut leaf = package("gso-queue", &[("allocation-counter", Some("dev"))]);
+        leaf.dependencies[0].req = "^0.1.0".into();
+        let counter = unpublished("allocation-counter");
+        assert_eq!(check(&[leaf.clone(), counter.clone()]).len(), 1);
+        leaf.publish = Some(Vec::new());
+        assert_eq!(check(&[leaf, counter]), Vec::<Finding>::new());
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::{
 
 use super::cipher::{Word, checksum, scramble};
 use crate::{
-    COOKIE_REPLY_LEN, INITIATION_LEN, KEY_LEN, PublicKey, RESPONSE_LEN, Reject, SessionConfig,
+    COOKIE_REPLY_LEN, INITIATION_LEN, KEY_LEN, PresharedKey, PublicKey, RESPONSE_LEN, Reject, SessionConfig,
     wire::{TYPE_COOKIE_REPLY, TYPE_INITIATION, TYPE_RESPONSE, u32_at, u64_at},
 };
 
@@ -144,7 +144,7 @@ impl Local {
         Self {
             public,
             peer: config.peer,
-            preshared: config.preshared_key.as_ref().map_or([0; KEY_LEN], |key| *key.as_bytes()),
+            preshared: bytes_of(config.preshared_key.as_ref()),
             index: config.index.get() << 8,
             handshakes: 0,
             newest: 0,
@@ -152,6 +152,12 @@ impl Local {
             last_message: None,
             cookie: None,
         }
+    }
+
+    /// Ends every handshake; what the peer has already sent stays known.
+    pub(super) fn set_preshared_key(&mut self, key: Option<&PresharedKey>) {
+        self.preshared = bytes_of(key);
+        self.forget_handshakes();
     }
 
     /// The peer's index in the high 24 bits; the low 8 rotate.
@@ -271,6 +277,11 @@ impl Local {
     fn secret(&self, initiator: &PublicKey, responder: &PublicKey, e1: &Ephemeral, e2: &Ephemeral) -> Word {
         checksum(&[initiator.as_bytes(), responder.as_bytes(), e1, e2, &self.preshared])
     }
+}
+
+/// No key is as good as zeros (§5.2).
+fn bytes_of(key: Option<&PresharedKey>) -> [u8; KEY_LEN] {
+    key.map_or([0; KEY_LEN], |key| *key.as_bytes())
 }
 
 fn proof(secret: &Word, sender: u32, receiver: u32) -> Word {

@@ -14,6 +14,7 @@ mod idle_peers;
 mod key_change;
 mod lossy_network;
 mod persistent_keepalive;
+mod preshared_key;
 mod rekey;
 mod roaming;
 mod soak;

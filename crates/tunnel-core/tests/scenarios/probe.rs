@@ -4,8 +4,8 @@
 use std::{cell::Cell, net::SocketAddr, time::Instant};
 
 use encrypt::{
-    Classified, INITIATION_LEN, Identity, MAX_CONTROL_LEN, Opened, PrivateKey, PublicKey, Reject, SealError,
-    Session, SessionConfig, TimerAction,
+    Classified, INITIATION_LEN, Identity, MAX_CONTROL_LEN, Opened, PresharedKey, PrivateKey, PublicKey,
+    Reject, SealError, Session, SessionConfig, TimerAction,
     deterministic::{InsecureIdentity, InsecureSession},
 };
 
@@ -108,8 +108,8 @@ impl Session for ProbeSession {
         self.called().wants_rekey()
     }
 
-    fn set_keepalive(&mut self, seconds: u16, now: Instant) {
-        self.called_mut().set_keepalive(seconds, now);
+    fn set_preshared_key(&mut self, key: Option<PresharedKey>, now: Instant) {
+        self.called_mut().set_preshared_key(key, now);
     }
 
     fn handle_timeout(&mut self, out: &mut [u8; MAX_CONTROL_LEN], now: Instant) -> TimerAction {

@@ -16,6 +16,10 @@ const MIN_MTU: u32 = 68;
 /// The largest MTU a TUN interface can have, bytes (net/ipv4's IP_MAX_MTU).
 const MAX_MTU: u32 = 65_535;
 
+/// The longest name that a section or a key has. What is longer may be a secret that lost its name, and since
+/// base64 ends in `=` it looks like one itself: it is not quoted.
+const LONGEST_NAME: usize = "PersistentKeepalive".len();
+
 /// What is wrong with a file, and where. It never quotes a value that could be a key.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("line {line}: {reason}")]
@@ -168,12 +172,18 @@ impl Parser {
             });
             return Ok(());
         }
+        if line.starts_with('[') && line.len() > LONGEST_NAME {
+            return Err("this is no section: there are only [Interface] and [Peer]".to_owned());
+        }
         if line.starts_with('[') {
             return Err(format!("there is no section {line}, only [Interface] and [Peer]"));
         }
         let Some((key, value)) = line.split_once('=') else {
             return Err("this is no `key = value` and no [section]".to_owned());
         };
+        if key.len() > LONGEST_NAME {
+            return Err("no name is that long: a value needs `Name =` before it".to_owned());
+        }
         if value.is_empty() {
             return Err(format!("{key} has no value"));
         }
@@ -400,6 +410,13 @@ mod tests {
     fn keys_are_not_quoted() {
         let (_, reason) = error("[Interface]\nPrivateKey = c2VjcmV0c2VjcmV0");
         assert!(!reason.contains("c2V"), "{reason}");
+        // A key that lost its name ends in `=`, and so looks like a name itself.
+        for section in ["", "[Interface]\n", "[Peer]\n"] {
+            for line in [KEY.to_owned(), format!("{KEY} 1"), format!("[{KEY}"), format!("Private{KEY}")] {
+                let (_, reason) = error(&format!("{section}{line}"));
+                assert!(!reason.contains(&KEY[..8]), "{reason}");
+            }
+        }
     }
 
     #[test]

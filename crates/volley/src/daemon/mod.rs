@@ -16,7 +16,7 @@ use tokio::{
 };
 use tracing::{error, info, warn};
 
-use crate::{Trouble, WithFix, cli::DaemonArgs, log, pcap, uapi::server::Socket};
+use crate::{Trouble, WithFix, cli::DaemonArgs, log, pcap, uapi::Socket};
 
 use self::{background::Readiness, control::DeviceControl, link::MtuWatch, open::Device};
 

@@ -14,7 +14,7 @@ use crate::{
     cli::DaemonArgs,
     metrics::Metrics,
     pcap::Capture,
-    uapi::server::{BindError, Socket, is_alive, socket_path},
+    uapi::{BindError, Socket, is_alive, socket_path},
 };
 
 /// The MTU of a new interface, bytes: 1500, less 40 of IPv6, 8 of UDP and 32 of WireGuard. What the

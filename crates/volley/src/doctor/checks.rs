@@ -20,7 +20,7 @@ use nix::{
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::{Check, tun, udp};
-use crate::{tools::is_installed, uapi::server::SOCKET_DIR};
+use crate::{tools::is_installed, uapi::SOCKET_DIR};
 
 /// The highest releases that do not corrupt trains and come after those that do.
 const MENDED_KERNEL: &str = "Linux 7.1.5";

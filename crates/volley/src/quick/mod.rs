@@ -24,10 +24,7 @@ use crate::{
     Trouble, WithFix,
     config::{self, Config, Table},
     daemon, tools,
-    uapi::{
-        client,
-        server::{is_alive, socket_path},
-    },
+    uapi::{client, is_alive, socket_path},
 };
 
 /// What WireGuard adds to a packet at most, bytes: 40 of IPv6, 8 of UDP, 32 of its own.

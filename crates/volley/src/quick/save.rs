@@ -14,7 +14,7 @@ use super::{file::ConfigFile, net::Net};
 use crate::{
     Trouble, WithFix,
     config::{Config, Endpoint, Interface, Peer},
-    uapi::{self, client, server::socket_path},
+    uapi::{self, client, socket_path},
 };
 
 pub(super) async fn save(net: &Net, file: &ConfigFile, config: &Config) -> Result<(), Trouble> {

@@ -2,17 +2,19 @@
 //! its UNIX socket.
 //!
 //! [`RequestParser`] and the printers do no I/O, so that they can be tested and fuzzed alone; [`server`]
-//! and [`client`] put them on a socket.
+//! and [`client`] put them on a [`Socket`].
 
 pub mod client;
 mod lines;
 mod parse;
 mod print;
 pub mod server;
+mod socket;
 mod status;
 
 pub use parse::{Failure, MAX_LINE_LEN, MAX_REQUEST_LEN, Operation, Request, RequestParser, ScopeLookup};
 pub use print::{Device, Peer, print_get, print_set};
+pub use socket::{BindError, SOCKET_DIR, Socket, is_alive, socket_path};
 pub use status::{Feature, Status};
 
 /// The error numbers of answers (asm-generic/errno.h). `set` answers carry them negated, `get` answers

@@ -1,29 +1,26 @@
 //! Curve25519 keys and pre-shared keys: newtypes that cannot be mixed up. Secrets are zeroized when
 //! dropped, compared in constant time, and never printed by `Debug`.
 
+mod text;
+
 use std::{fmt, str::FromStr};
 
-use base64::{Engine, engine::general_purpose::STANDARD};
 use boringtun::x25519;
 use subtle::ConstantTimeEq;
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 /// Length of every WireGuard key, bytes.
 pub const KEY_LEN: usize = 32;
-/// Length of a key in base64, as `wg` reads and writes it: padded.
-const BASE64_LEN: usize = 44;
-/// Length of a key in hexadecimal, as the configuration protocol has it.
-const HEX_LEN: usize = 2 * KEY_LEN;
 
 /// A text that is not a key. It does not repeat the text, which may be a secret with a slip in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum KeyError {
     /// Not 44 characters of padded base64 without stray bits.
-    #[error("a key is {BASE64_LEN} characters of base64")]
+    #[error("a key is {} characters of base64", text::BASE64_LEN)]
     Base64,
     /// Not 64 hexadecimal digits.
-    #[error("a key is {HEX_LEN} hexadecimal digits")]
+    #[error("a key is {} hexadecimal digits", text::HEX_LEN)]
     Hex,
 }
 
@@ -39,48 +36,84 @@ pub struct PrivateKey([u8; KEY_LEN]);
 #[derive(Clone, Zeroize, ZeroizeOnDrop)]
 pub struct PresharedKey([u8; KEY_LEN]);
 
-impl PublicKey {
-    /// Wraps 32 bytes.
-    pub const fn from_bytes(bytes: [u8; KEY_LEN]) -> Self {
-        Self(bytes)
-    }
+/// What all keys have in common; `$text` holds a key written down, and zeroizes it if it is secret.
+macro_rules! key {
+    ($type:ident, $text:ty) => {
+        impl $type {
+            /// Wraps 32 bytes as they are.
+            pub const fn from_bytes(bytes: [u8; KEY_LEN]) -> Self {
+                Self(bytes)
+            }
 
-    /// The 32 bytes.
-    pub const fn as_bytes(&self) -> &[u8; KEY_LEN] {
-        &self.0
-    }
+            /// The 32 bytes.
+            pub const fn as_bytes(&self) -> &[u8; KEY_LEN] {
+                &self.0
+            }
 
-    /// Reads 44 characters of base64.
-    ///
-    /// # Errors
-    /// [`KeyError::Base64`] for anything else.
-    pub fn from_base64(text: &str) -> Result<Self, KeyError> {
-        decode_base64(text).map(|bytes| Self(*bytes))
-    }
+            /// Reads 44 characters of base64.
+            ///
+            /// # Errors
+            /// [`KeyError::Base64`] for anything else.
+            pub fn from_base64(text: &str) -> Result<Self, KeyError> {
+                let mut key = Self([0; KEY_LEN]);
+                text::decode_base64(text, &mut key.0)?;
+                Ok(key)
+            }
 
-    /// Reads 64 hexadecimal digits of either case.
-    ///
-    /// # Errors
-    /// [`KeyError::Hex`] for anything else.
-    pub fn from_hex(text: &str) -> Result<Self, KeyError> {
-        decode_hex(text).map(|bytes| Self(*bytes))
-    }
+            /// Reads 64 hexadecimal digits of either case.
+            ///
+            /// # Errors
+            /// [`KeyError::Hex`] for anything else.
+            pub fn from_hex(text: &str) -> Result<Self, KeyError> {
+                let mut key = Self([0; KEY_LEN]);
+                text::decode_hex(text, &mut key.0)?;
+                Ok(key)
+            }
 
-    /// 44 characters of base64.
-    pub fn to_base64(&self) -> String {
-        STANDARD.encode(self.0)
-    }
+            /// 44 characters of base64, zeroized when dropped if the key is secret.
+            pub fn to_base64(&self) -> $text {
+                text::encode_base64(&self.0).into()
+            }
 
-    /// 64 lower-case hexadecimal digits.
-    pub fn to_hex(&self) -> String {
-        std::mem::take(&mut encode_hex(&self.0))
-    }
+            /// 64 lower-case hexadecimal digits, zeroized when dropped if the key is secret.
+            pub fn to_hex(&self) -> $text {
+                text::encode_hex(&self.0).into()
+            }
 
-    /// True for 32 zero bytes, which stand for "no key" in configurations.
-    pub fn is_zero(&self) -> bool {
-        self.0 == [0; KEY_LEN]
-    }
+            /// True for 32 zero bytes, which stand for "no key" in configurations. In constant time.
+            pub fn is_zero(&self) -> bool {
+                self.0.ct_eq(&[0; KEY_LEN]).into()
+            }
+        }
+    };
 }
+
+/// What both kinds of secret have in common besides.
+macro_rules! secret_key {
+    ($type:ident) => {
+        key!($type, Zeroizing<String>);
+
+        /// In constant time.
+        impl PartialEq for $type {
+            fn eq(&self, other: &Self) -> bool {
+                self.0.ct_eq(&other.0).into()
+            }
+        }
+
+        impl Eq for $type {}
+
+        /// Prints no secret.
+        impl fmt::Debug for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(concat!(stringify!($type), "(…)"))
+            }
+        }
+    };
+}
+
+key!(PublicKey, String);
+secret_key!(PrivateKey);
+secret_key!(PresharedKey);
 
 impl fmt::Debug for PublicKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -110,7 +143,8 @@ impl PrivateKey {
     /// # Panics
     /// If the operating system has no random numbers to give: nothing secure can follow.
     pub fn generate() -> Self {
-        let mut key = Self(random());
+        let mut key = Self([0; KEY_LEN]);
+        fill_with_random(&mut key.0);
         key.0[0] &= 0b1111_1000;
         key.0[KEY_LEN - 1] &= 0b0111_1111;
         key.0[KEY_LEN - 1] |= 0b0100_0000;
@@ -134,120 +168,14 @@ impl PresharedKey {
     /// # Panics
     /// If the operating system has no random numbers to give: nothing secure can follow.
     pub fn generate() -> Self {
-        Self(random())
+        let mut key = Self([0; KEY_LEN]);
+        fill_with_random(&mut key.0);
+        key
     }
 }
 
-/// What both kinds of secret have in common.
-macro_rules! secret_key {
-    ($type:ident) => {
-        impl $type {
-            /// Wraps 32 bytes as they are.
-            pub const fn from_bytes(bytes: [u8; KEY_LEN]) -> Self {
-                Self(bytes)
-            }
-
-            /// The 32 bytes.
-            pub const fn as_bytes(&self) -> &[u8; KEY_LEN] {
-                &self.0
-            }
-
-            /// Reads 44 characters of base64.
-            ///
-            /// # Errors
-            /// [`KeyError::Base64`] for anything else.
-            pub fn from_base64(text: &str) -> Result<Self, KeyError> {
-                decode_base64(text).map(|bytes| Self(*bytes))
-            }
-
-            /// Reads 64 hexadecimal digits of either case.
-            ///
-            /// # Errors
-            /// [`KeyError::Hex`] for anything else.
-            pub fn from_hex(text: &str) -> Result<Self, KeyError> {
-                decode_hex(text).map(|bytes| Self(*bytes))
-            }
-
-            /// 44 characters of base64, zeroized when dropped.
-            pub fn to_base64(&self) -> Zeroizing<String> {
-                // The capacity is exact: growing would leave copies of the secret behind.
-                let mut text = Zeroizing::new(String::with_capacity(BASE64_LEN));
-                STANDARD.encode_string(self.0, &mut text);
-                text
-            }
-
-            /// 64 lower-case hexadecimal digits, zeroized when dropped.
-            pub fn to_hex(&self) -> Zeroizing<String> {
-                encode_hex(&self.0)
-            }
-
-            /// True for 32 zero bytes, which stand for "no key" in configurations.
-            pub fn is_zero(&self) -> bool {
-                self.0.ct_eq(&[0; KEY_LEN]).into()
-            }
-        }
-
-        /// In constant time.
-        impl PartialEq for $type {
-            fn eq(&self, other: &Self) -> bool {
-                self.0.ct_eq(&other.0).into()
-            }
-        }
-
-        impl Eq for $type {}
-
-        /// Prints no secret.
-        impl fmt::Debug for $type {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(concat!(stringify!($type), "(…)"))
-            }
-        }
-    };
-}
-
-secret_key!(PrivateKey);
-secret_key!(PresharedKey);
-
-fn random() -> [u8; KEY_LEN] {
-    let mut bytes = [0; KEY_LEN];
-    getrandom::getrandom(&mut bytes).expect("the operating system gives random numbers");
-    bytes
-}
-
-fn decode_base64(text: &str) -> Result<Zeroizing<[u8; KEY_LEN]>, KeyError> {
-    if text.len() != BASE64_LEN {
-        return Err(KeyError::Base64);
-    }
-    // One byte more than a key: what 44 characters without padding would give.
-    let mut decoded = Zeroizing::new([0; KEY_LEN + 1]);
-    match STANDARD.decode_slice(text, &mut decoded[..]) {
-        Ok(KEY_LEN) => {}
-        _ => return Err(KeyError::Base64),
-    }
-    decoded.first_chunk().copied().map(Zeroizing::new).ok_or(KeyError::Base64)
-}
-
-fn decode_hex(text: &str) -> Result<Zeroizing<[u8; KEY_LEN]>, KeyError> {
-    let (pairs, rest) = text.as_bytes().as_chunks::<2>();
-    if pairs.len() != KEY_LEN || !rest.is_empty() {
-        return Err(KeyError::Hex);
-    }
-    let digit = |char: u8| char::from(char).to_digit(16).ok_or(KeyError::Hex);
-    let mut bytes = Zeroizing::new([0; KEY_LEN]);
-    for (byte, [high, low]) in bytes.iter_mut().zip(pairs) {
-        *byte = (digit(*high)? << 4 | digit(*low)?) as u8;
-    }
-    Ok(bytes)
-}
-
-fn encode_hex(bytes: &[u8; KEY_LEN]) -> Zeroizing<String> {
-    let mut text = Zeroizing::new(String::with_capacity(HEX_LEN));
-    for byte in bytes {
-        for nibble in [byte >> 4, byte & 0x0f] {
-            text.push(char::from(b"0123456789abcdef"[usize::from(nibble)]));
-        }
-    }
-    text
+fn fill_with_random(key: &mut [u8; KEY_LEN]) {
+    getrandom::getrandom(key).expect("the operating system gives random numbers");
 }
 
 #[cfg(test)]
@@ -275,6 +203,7 @@ mod tests {
             prop_assert_eq!(PrivateKey::from_hex(&private.to_hex()), Ok(private));
             let preshared = PresharedKey::from_bytes(bytes);
             prop_assert_eq!(PresharedKey::from_base64(&preshared.to_base64()), Ok(preshared.clone()));
+            prop_assert_eq!(PresharedKey::from_hex(&preshared.to_hex()), Ok(preshared));
         }
 
         #[test]

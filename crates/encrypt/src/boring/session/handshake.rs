@@ -1,0 +1,142 @@
+//! The handshake side of a session: initiations, responses, cookies, and boringtun's own timers.
+
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use boringtun::noise::{TunnResult, errors::WireGuardError};
+
+use super::BoringSession;
+use crate::{
+    INITIATION_LEN, MAX_CONTROL_LEN, Opened, Reject,
+    timers::{Birth, Content, MAX_JITTER},
+    wire::{TYPE_INITIATION, u32_at},
+};
+
+/// A message that boringtun wrote.
+pub(super) struct Pending {
+    pub(super) len: usize,
+    pub(super) message: [u8; MAX_CONTROL_LEN],
+}
+
+impl BoringSession {
+    /// Brings boringtun's clock up to date. Reads it: for handshakes only, never per packet.
+    fn refresh(&mut self, now: Instant) {
+        let mut message = [0; MAX_CONTROL_LEN];
+        match self.noise.start().update_timers(&mut message) {
+            TunnResult::WriteToNetwork(written) => {
+                let len = written.len();
+                self.keep(Pending { len, message }, now);
+            }
+            // Its own give-up came before ours, for it may count from an older event: our next try
+            // starts it afresh. Without a try of ours, nobody waits for it.
+            TunnResult::Err(_) => self.timers.retry_at_once(now),
+            _ => {}
+        }
+        self.follow();
+    }
+
+    /// boringtun may have dropped the session that we would seal with.
+    fn follow(&mut self) {
+        if !self.noise.is_live() {
+            self.timers.session_lost();
+        }
+    }
+
+    pub(super) fn keep(&mut self, pending: Pending, now: Instant) {
+        if pending.is_initiation() {
+            self.timers.initiation_sent(pending.jitter(), now);
+        } else {
+            self.timers.sent(Content::Keepalive, now);
+        }
+        self.pending = Some(pending);
+        self.timers.arm(now);
+    }
+
+    /// Writes an initiation, whatever the timers say.
+    pub(super) fn write_initiation(&mut self, out: &mut [u8; INITIATION_LEN], now: Instant) -> Option<usize> {
+        self.refresh(now);
+        let own = self.pending.take_if(|pending| pending.is_initiation()); // boringtun was quicker
+        let initiation = match own {
+            Some(pending) => pending,
+            None => {
+                let mut message = [0; MAX_CONTROL_LEN];
+                match self.noise.start().format_handshake_initiation(&mut message, true) {
+                    TunnResult::WriteToNetwork(written) => Pending { len: written.len(), message },
+                    // Not while the buffer is long enough; but never try again without a pause.
+                    _ => {
+                        self.timers.initiation_sent(MAX_JITTER, now);
+                        return None;
+                    }
+                }
+            }
+        };
+        self.timers.initiation_sent(initiation.jitter(), now);
+        *out = initiation.message;
+        Some(initiation.len)
+    }
+
+    pub(super) fn open_initiation(
+        &mut self,
+        datagram: &[u8],
+        out: &mut [u8],
+        from: SocketAddr,
+        now: Instant,
+    ) -> Result<Opened, Reject> {
+        self.refresh(now);
+        let response = self.noise.read_initiation(datagram, out, from.ip())?;
+        self.store(u32_at(response, 4), Birth { at: now, initiator: false });
+        Ok(self.handshake_heard(response.len(), Content::Handshake, now))
+    }
+
+    /// No `refresh` here: if boringtun gave the handshake up just now, it would refuse the answer to it.
+    pub(super) fn open_response(
+        &mut self,
+        datagram: &[u8],
+        receiver: u32,
+        out: &mut [u8],
+        from: SocketAddr,
+        now: Instant,
+    ) -> Result<Opened, Reject> {
+        let confirmation = self.noise.read_response(datagram, out, from.ip())?;
+        let birth = Birth { at: now, initiator: true };
+        self.store(receiver, birth);
+        self.confirm(receiver, birth);
+        self.sent = 1; // the confirmation
+        Ok(self.handshake_heard(confirmation.len(), Content::Keepalive, now))
+    }
+
+    /// The peer's handshake message was good, and `out` begins with what goes back.
+    fn handshake_heard(&mut self, len: usize, answer: Content, now: Instant) -> Opened {
+        self.timers.received(Content::Handshake, now);
+        self.timers.sent(answer, now);
+        Opened::Reply { len, handshake: true }
+    }
+
+    pub(super) fn open_cookie_reply(
+        &mut self,
+        datagram: &[u8],
+        out: &mut [u8],
+        from: SocketAddr,
+    ) -> Result<Opened, Reject> {
+        let tunn = self.noise.started().ok_or(Reject::NoSession)?;
+        match tunn.decapsulate(Some(from.ip()), datagram, out) {
+            TunnResult::Done => Ok(Opened::CookieStored),
+            TunnResult::Err(WireGuardError::InvalidAeadTag) => Err(Reject::BadTag),
+            _ => Err(Reject::NoSession),
+        }
+    }
+}
+
+impl Pending {
+    pub(super) fn is_initiation(&self) -> bool {
+        u32_at(&self.message, 0) == TYPE_INITIATION
+    }
+
+    /// A random pause (§6.4) from the message's ephemeral key, which is as random as anything.
+    fn jitter(&self) -> Duration {
+        let random = u32_at(&self.message, 8) % (MAX_JITTER.as_millis() as u32 + 1);
+        Duration::from_millis(random.into())
+    }
+}

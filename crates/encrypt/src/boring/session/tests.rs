@@ -1,0 +1,124 @@
+use std::time::Duration;
+
+use super::*;
+use crate::{Identity, PeerIndex, PrivateKey, boring::BoringIdentity};
+
+struct Pair {
+    a: BoringSession,
+    b: BoringSession,
+    now: Instant,
+    from: SocketAddr,
+}
+
+impl Pair {
+    fn new() -> Self {
+        #[expect(clippy::disallowed_methods, reason = "an instant cannot be made otherwise")]
+        let now = Instant::now();
+        let keys = [1, 2].map(|seed| PrivateKey::from_bytes([seed; 32]));
+        let session = |own: usize| {
+            let peer = keys[1 - own].public_key();
+            let config = SessionConfig { peer, preshared_key: None, keepalive: 0, index: PeerIndex::MAX };
+            BoringIdentity::new(&keys[own], now).session(config, now)
+        };
+        Self { a: session(0), b: session(1), now, from: "192.0.2.1:1".parse().unwrap() }
+    }
+
+    fn handshake(mut self) -> Self {
+        let mut initiation = [0; INITIATION_LEN];
+        self.a.initiate(&mut initiation, self.now).unwrap();
+        self.answer(&initiation);
+        self
+    }
+
+    fn answer(&mut self, initiation: &[u8]) {
+        let (mut response, mut confirmation) = ([0; MAX_CONTROL_LEN], [0; MAX_CONTROL_LEN]);
+        self.b.open(initiation, &mut response, self.from, self.now).unwrap();
+        self.a.open(&response[..92], &mut confirmation, self.from, self.now).unwrap();
+        self.b.open(&confirmation[..32], &mut response, self.from, self.now).unwrap();
+    }
+}
+
+#[test]
+fn a_silent_peer_costs_no_boringtun_state() {
+    let mut pair = Pair::new();
+    assert!(pair.a.noise.started().is_none());
+    assert_eq!(pair.a.seal(&[], &mut [0; DATA_OVERHEAD], pair.now), Err(SealError::NoSession));
+    assert_eq!(pair.a.handle_timeout(&mut [0; MAX_CONTROL_LEN], pair.now), TimerAction::Idle);
+    assert!(pair.a.noise.started().is_none());
+    assert!(pair.handshake().a.noise.started().is_some());
+}
+
+#[test]
+fn what_boringtun_wrote_by_itself_is_handed_out_at_once() {
+    let mut pair = Pair::new().handshake();
+    // boringtun's own timer cannot fire without sleeping; this is what its doing so amounts to.
+    let mut message = [0; MAX_CONTROL_LEN];
+    let TunnResult::WriteToNetwork(written) =
+        pair.a.noise.start().format_handshake_initiation(&mut message, true)
+    else {
+        panic!("no initiation");
+    };
+    let len = written.len();
+    pair.a.keep(Pending { len, message }, pair.now);
+
+    assert!(pair.a.is_initiating());
+    assert_eq!(pair.a.poll_timeout(), Some(pair.now));
+    assert_eq!(pair.a.initiate(&mut [0; INITIATION_LEN], pair.now), None, "not a second one");
+    let mut out = [0; MAX_CONTROL_LEN];
+    let action = pair.a.handle_timeout(&mut out, pair.now);
+    assert_eq!(action, TimerAction::Send { len: INITIATION_LEN, initiation: true });
+    assert_eq!(pair.a.handle_timeout(&mut [0; MAX_CONTROL_LEN], pair.now), TimerAction::Idle);
+    assert!(pair.a.poll_timeout() > Some(pair.now));
+    pair.answer(&out);
+    assert!(!pair.a.is_initiating());
+}
+
+#[test]
+fn a_handshake_that_boringtun_gave_up_early_is_tried_again_at_once() {
+    let mut pair = Pair::new();
+    pair.a.initiate(&mut [0; INITIATION_LEN], pair.now).unwrap();
+    pair.a.timers.retry_at_once(pair.now);
+    let mut out = [0; MAX_CONTROL_LEN];
+    let action = pair.a.handle_timeout(&mut out, pair.now);
+    assert_eq!(action, TimerAction::Send { len: INITIATION_LEN, initiation: true });
+    pair.answer(&out);
+}
+
+#[test]
+fn a_session_that_boringtun_dropped_is_not_sealed_with() {
+    let mut pair = Pair::new().handshake();
+    // As its own timers would: it forgets all sessions.
+    pair.a.noise.erase_sessions();
+    let mut out = [0; 64 + DATA_OVERHEAD];
+    assert_eq!(pair.a.seal(&[0x45; 64], &mut out, pair.now), Err(SealError::NoSession));
+    assert!(!pair.a.is_live());
+}
+
+#[test]
+fn the_counter_in_the_message_is_what_counts() {
+    let mut pair = Pair::new().handshake();
+    let mut out = [0; DATA_OVERHEAD];
+    pair.a.seal(&[], &mut out, pair.now).unwrap();
+    assert_eq!(pair.a.sent, 2, "the confirmation and this one");
+    pair.a.sent = REKEY_AFTER_MESSAGES;
+    assert!(pair.a.wants_rekey());
+    pair.a.sent = REJECT_AFTER_MESSAGES;
+    assert_eq!(pair.a.seal(&[], &mut out, pair.now), Err(SealError::Exhausted));
+    pair.now += Duration::from_secs(6);
+    let mut pair = pair.handshake();
+    assert!(!pair.a.wants_rekey());
+    assert_eq!(pair.a.seal(&[], &mut out, pair.now), Ok(()));
+
+    pair.b.sent = REJECT_AFTER_MESSAGES;
+    assert_eq!(pair.b.seal(&[], &mut out, pair.now), Err(SealError::Exhausted));
+    pair.now += Duration::from_secs(6);
+    let now = pair.now;
+    assert_eq!(pair.handshake().b.seal(&[], &mut out, now), Ok(()), "the responder as well");
+}
+
+#[test]
+fn debug_prints_no_secret() {
+    let pair = Pair::new();
+    let text = format!("{:?}", pair.a);
+    assert!(text.contains("PublicKey(") && !text.contains("preshared"), "{text}");
+}
