@@ -30,7 +30,6 @@ fn config<I: Identity>(other: &I, index: u32) -> SessionConfig {
     SessionConfig {
         peer: other.public_key(),
         preshared_key: None,
-        keepalive: 0,
         index: PeerIndex::new(index).expect("a small number"),
     }
 }

@@ -81,8 +81,8 @@ impl Attempt {
     }
 }
 
-/// All timers of one peer.
-#[derive(Debug)]
+/// All timers of one peer. The default is a peer without a session, which has no deadline.
+#[derive(Debug, Default)]
 pub(crate) struct Timers {
     /// The session that seals.
     current: Option<Birth>,
@@ -94,43 +94,12 @@ pub(crate) struct Timers {
     answer_by: Option<Instant>,
     /// Data was sent: doubt the session if nothing was heard by then.
     doubt_at: Option<Instant>,
-    /// Persistent keepalive.
-    keepalive_every: Option<Duration>,
-    /// When the persistent keepalive counts from: the last authenticated message either way.
-    quiet_since: Option<Instant>,
     forget_at: Option<Instant>,
     /// Never later than the earliest deadline.
     next: Option<Instant>,
 }
 
 impl Timers {
-    /// A peer without a session. With a persistent keepalive, its first one is due at once.
-    pub(crate) fn new(keepalive_seconds: u16, now: Instant) -> Self {
-        let every = (keepalive_seconds > 0).then(|| Duration::from_secs(keepalive_seconds.into()));
-        Self::with_keepalive(every, now)
-    }
-
-    fn with_keepalive(keepalive_every: Option<Duration>, now: Instant) -> Self {
-        let mut timers = Self {
-            current: None,
-            attempt: None,
-            rekey_wanted: false,
-            answer_by: None,
-            doubt_at: None,
-            keepalive_every,
-            quiet_since: None,
-            forget_at: None,
-            next: None,
-        };
-        timers.next = timers.keepalive_at(now);
-        timers
-    }
-
-    /// Forgets the sessions and the handshake, as if the peer were new.
-    pub(crate) fn restart(&mut self, now: Instant) {
-        *self = Self::with_keepalive(self.keepalive_every, now);
-    }
-
     /// The session that seals, as far as was known when time was last told.
     #[inline]
     pub(crate) fn current(&self) -> Option<Birth> {
@@ -162,7 +131,6 @@ impl Timers {
         self.arm(attempt.due_at());
         self.attempt = Some(attempt);
         self.rekey_wanted = false;
-        self.quiet_since = Some(now);
     }
 
     /// The backend lost the handshake we are trying: try again at once.
@@ -199,7 +167,6 @@ impl Timers {
     #[inline]
     pub(crate) fn sent(&mut self, content: Content, now: Instant) {
         self.answer_by = None;
-        self.quiet_since = Some(now);
         if content == Content::Packet && self.doubt_at.is_none() {
             self.doubt_at = Some(now + SILENCE);
             self.arm(now + SILENCE);
@@ -213,7 +180,6 @@ impl Timers {
     #[inline]
     pub(crate) fn received(&mut self, content: Content, now: Instant) {
         self.doubt_at = None;
-        self.quiet_since = Some(now);
         if content == Content::Packet && self.answer_by.is_none() {
             self.answer_by = Some(now + KEEPALIVE_TIMEOUT);
             self.arm(now + KEEPALIVE_TIMEOUT);
@@ -243,14 +209,14 @@ impl Timers {
         if due.is_some() {
             return due; // More may be due: `next` stays in the past.
         }
-        self.next = self.deadlines(now).into_iter().flatten().min();
+        self.next = self.deadlines().into_iter().flatten().min();
         None
     }
 
     fn poll_handshake(&mut self, now: Instant) -> Option<Due> {
         if let Some(attempt) = self.attempt {
             if now >= attempt.began + REKEY_ATTEMPT_TIME {
-                self.give_up(now);
+                self.give_up();
                 return Some(Due::GaveUp);
             }
             if now >= attempt.retry_at {
@@ -273,27 +239,16 @@ impl Timers {
         if take_due(&mut self.answer_by, now) && self.current.is_some() {
             return Some(Due::Keepalive);
         }
-        if self.keepalive_at(now).is_some_and(|at| now >= at) {
-            self.quiet_since = Some(now);
-            if self.current.is_some() {
-                return Some(Due::Keepalive);
-            }
-            if self.attempt.is_none() {
-                return Some(Due::Initiate);
-            }
-        }
         take_due(&mut self.forget_at, now).then(|| {
             self.session_lost();
             Due::Forget
         })
     }
 
-    fn give_up(&mut self, now: Instant) {
+    fn give_up(&mut self) {
         self.attempt = None;
         self.rekey_wanted = false;
         self.session_lost();
-        // A persistent keepalive tries again, but not in the same moment.
-        self.quiet_since = Some(now);
     }
 
     fn want_rekey(&mut self, now: Instant) {
@@ -307,18 +262,12 @@ impl Timers {
         self.current.is_some_and(|session| session.initiator && now >= session.at + age)
     }
 
-    fn keepalive_at(&self, now: Instant) -> Option<Instant> {
-        let every = self.keepalive_every?;
-        Some(self.quiet_since.map_or(now, |since| since + every))
-    }
-
-    fn deadlines(&self, now: Instant) -> [Option<Instant>; 6] {
+    fn deadlines(&self) -> [Option<Instant>; 5] {
         [
             self.attempt.map(|attempt| attempt.due_at()),
             self.doubt_at,
             self.current.map(|session| session.at + REJECT_AFTER_TIME),
             self.answer_by,
-            self.keepalive_at(now),
             self.forget_at,
         ]
     }

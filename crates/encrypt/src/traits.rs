@@ -47,8 +47,6 @@ pub struct SessionConfig {
     pub peer: PublicKey,
     /// Optional pre-shared key (§5.2).
     pub preshared_key: Option<PresharedKey>,
-    /// Persistent keepalive interval in seconds; 0 is off. The first one is due at once.
-    pub keepalive: u16,
     /// This peer's index.
     pub index: PeerIndex,
 }

@@ -184,7 +184,6 @@ fn the_initiation_names_its_sender<I: Identity>() {
     let other = SessionConfig {
         peer: private_key(4).public_key(),
         preshared_key: None,
-        keepalive: 0,
         index: PeerIndex::new(8).unwrap(),
     };
     let mut other = pair.b.identity.session(other, pair.now);
@@ -399,8 +398,7 @@ fn a_peer_that_lost_its_session_says_so<I: Identity>() {
     let mut pair = Pair::<I>::new();
     pair.handshake();
     let (key_a, key_b) = (pair.a.identity.public_key(), pair.b.identity.public_key());
-    let config =
-        SessionConfig { peer: key_a, preshared_key: None, keepalive: 0, index: PeerIndex::new(7).unwrap() };
+    let config = SessionConfig { peer: key_a, preshared_key: None, index: PeerIndex::new(7).unwrap() };
     pair.b.session = pair.b.identity.session(config, pair.now);
     assert_eq!(key_b, pair.b.identity.public_key());
     let sealed = pair.a.seal(&packet(64), pair.now).unwrap();

@@ -18,7 +18,6 @@ macro_rules! all {
                 a_peer_that_was_never_used_has_no_deadline,
                 an_unanswered_handshake_is_retried_and_given_up_once,
                 the_packet_after_giving_up_starts_afresh,
-                a_persistent_keepalive_goes_on_after_giving_up,
                 the_initiator_renews_when_it_sends_on_an_old_session,
                 the_responder_does_not_renew_by_age,
                 the_initiator_renews_when_it_receives_near_the_end,
@@ -29,8 +28,6 @@ macro_rules! all {
                 received_data_is_answered_within_ten_seconds,
                 silence_after_sending_starts_a_handshake,
                 an_answer_ends_the_silence,
-                a_persistent_keepalive_opens_the_session_and_keeps_it,
-                traffic_puts_the_persistent_keepalive_off,
                 both_sides_survive_an_hour_of_traffic,
             ]
         );
@@ -45,13 +42,10 @@ proptest! {
 
     /// Waiting for the deadlines does what asking every second would do: no deadline is late.
     #[test]
-    fn no_deadline_is_late(
-        keepalive in prop_oneof![Just(0), 1u16..30],
-        steps in prop::collection::vec((0u8..7, 0u64..200), 1..40),
-    ) {
+    fn no_deadline_is_late(steps in prop::collection::vec((0u8..7, 0u64..200), 1..40)) {
         type Log = Vec<(usize, u64, Sent)>;
-        fn simulate(keepalive: u16, steps: &[(u8, u64)], patient: bool) -> Log {
-            let mut pair = Pair::<InsecureIdentity>::with_keepalive(keepalive);
+        fn simulate(steps: &[(u8, u64)], patient: bool) -> Log {
+            let mut pair = Pair::<InsecureIdentity>::new();
             let mut log = Log::new();
             for (at, (action, pause)) in steps.iter().enumerate() {
                 let mut up = true;
@@ -73,7 +67,7 @@ proptest! {
             }
             log
         }
-        prop_assert_eq!(simulate(keepalive, &steps, true), simulate(keepalive, &steps, false));
+        prop_assert_eq!(simulate(&steps, true), simulate(&steps, false));
     }
 }
 
@@ -114,16 +108,6 @@ fn the_packet_after_giving_up_starts_afresh<I: Identity>() {
     assert_eq!(pair.a.seal(&packet(64), pair.now), Err(SealError::NoSession));
     pair.handshake();
     pair.exchange();
-}
-
-fn a_persistent_keepalive_goes_on_after_giving_up<I: Identity>() {
-    let mut pair = Pair::<I>::with_keepalive(25);
-    let log = pair.run(secs(600), false);
-    let given_up = log.iter().filter(|event| event.2 == Expired).count();
-    assert!(given_up >= 4, "{log:?}");
-    // The network comes back: so does the session, though nobody sends.
-    pair.run(secs(130), true);
-    assert!(pair.a.session.is_live() && pair.b.session.is_live());
 }
 
 fn the_initiator_renews_when_it_sends_on_an_old_session<I: Identity>() {
@@ -234,29 +218,6 @@ fn an_answer_ends_the_silence<I: Identity>() {
     pair.a_to_b();
     let log = pair.run(secs(30), true);
     assert_eq!(log, [(10, 'b', Keepalive)]);
-}
-
-fn a_persistent_keepalive_opens_the_session_and_keeps_it<I: Identity>() {
-    let mut pair = Pair::<I>::with_keepalive(25);
-    assert_eq!(pair.a.session.poll_timeout(), Some(pair.now), "the first is due at once");
-    let log = pair.run(secs(100), true);
-    let expected = [(0, Initiation), (25, Keepalive), (50, Keepalive), (75, Keepalive), (100, Keepalive)];
-    assert_eq!(log, expected.map(|(second, what)| (second, 'a', what)));
-    // The keepalive at 125 s finds the session old and renews it, so there is never a time without one.
-    let log = pair.run(secs(600), true);
-    let initiations: Vec<_> = log.iter().filter(|event| event.2 != Keepalive).collect();
-    assert_eq!(initiations[..2], [&(25, 'a', Initiation), &(150, 'a', Initiation)]);
-    assert!(initiations.iter().all(|event| event.2 == Initiation), "{initiations:?}");
-}
-
-fn traffic_puts_the_persistent_keepalive_off<I: Identity>() {
-    let mut pair = Pair::<I>::with_keepalive(8);
-    pair.run(secs(0), true);
-    for _ in 0..10 {
-        assert_eq!(pair.run(secs(7), true), []);
-        pair.exchange();
-    }
-    assert_eq!(pair.run(secs(8), true), [(8, 'a', Keepalive)]);
 }
 
 fn both_sides_survive_an_hour_of_traffic<I: Identity>() {

@@ -339,7 +339,6 @@ impl<S: Session> Peer<S> {
         let config = SessionConfig {
             peer: self.public_key,
             preshared_key: self.preshared_key.clone(),
-            keepalive: 0, // ours: see `PersistentKeepalive`
             index: self.index,
         };
         self.session = Some(identity.session(config, now));

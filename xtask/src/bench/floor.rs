@@ -150,7 +150,7 @@ fn connected(address: SocketAddr, now: Instant) -> Result<(BoringSession, Boring
     let keys = [[1; 32], [2; 32]].map(PrivateKey::from_bytes);
     let index = PeerIndex::new(1).context("a small index")?;
     let [mut left, mut right] = keys.each_ref().map(|key| BoringIdentity::new(key, now));
-    let config = |peer| SessionConfig { peer, preshared_key: None, keepalive: 0, index };
+    let config = |peer| SessionConfig { peer, preshared_key: None, index };
     let mut left_session = left.session(config(right.public_key()), now);
     let mut right_session = right.session(config(left.public_key()), now);
     let (mut initiation, mut out) = ([0; INITIATION_LEN], [0; 256]);

@@ -141,8 +141,8 @@ impl Identity for BoringIdentity {
         }
     }
 
-    fn session(&mut self, config: SessionConfig, now: Instant) -> BoringSession {
-        BoringSession::new(Arc::clone(&self.shared), config, now)
+    fn session(&mut self, config: SessionConfig, _now: Instant) -> BoringSession {
+        BoringSession::new(Arc::clone(&self.shared), config)
     }
 }
 

@@ -25,7 +25,7 @@ pub(super) struct Noise {
 
 impl Noise {
     pub(super) fn new(shared: Arc<Shared>, config: SessionConfig) -> Self {
-        let SessionConfig { peer, preshared_key, index, .. } = config;
+        let SessionConfig { peer, preshared_key, index } = config;
         Self { shared, peer, index, preshared_key, tunn: None, witness: None }
     }
 
@@ -41,7 +41,7 @@ impl Noise {
                 self.shared.private.clone(),
                 x25519::PublicKey::from(*self.peer.as_bytes()),
                 self.preshared_key.as_ref().map(|key| *key.as_bytes()),
-                None, // Persistent keepalives are ours.
+                None, // Whoever drives the session sends persistent keepalives.
                 self.index.get(),
                 Some(Arc::clone(&self.shared.unlimited)),
             ))
@@ -138,7 +138,7 @@ mod tests {
         let keys = [1, 2].map(|seed| PrivateKey::from_bytes([seed; 32]));
         [0, 1].map(|own| {
             let peer = keys[1 - own].public_key();
-            let config = SessionConfig { peer, preshared_key: None, keepalive: 0, index: PeerIndex::MAX };
+            let config = SessionConfig { peer, preshared_key: None, index: PeerIndex::MAX };
             Noise::new(BoringIdentity::new(&keys[own], now).shared, config)
         })
     }

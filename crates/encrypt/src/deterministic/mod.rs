@@ -91,10 +91,10 @@ impl Identity for InsecureIdentity {
         }
     }
 
-    fn session(&mut self, config: SessionConfig, now: Instant) -> InsecureSession {
+    fn session(&mut self, config: SessionConfig, _now: Instant) -> InsecureSession {
         InsecureSession {
             local: Local::new(self.public, &config),
-            timers: Timers::new(config.keepalive, now),
+            timers: Timers::default(),
             slots: Default::default(),
             current: 0,
         }
@@ -288,9 +288,9 @@ impl Session for InsecureSession {
         self.is_live() && sent >= REKEY_AFTER_MESSAGES
     }
 
-    fn set_preshared_key(&mut self, key: Option<PresharedKey>, now: Instant) {
+    fn set_preshared_key(&mut self, key: Option<PresharedKey>, _now: Instant) {
         self.local.set_preshared_key(key.as_ref());
-        self.timers.restart(now);
+        self.timers = Timers::default();
         self.slots = Default::default();
     }
 

@@ -6,7 +6,7 @@ fn pair() -> (InsecureSession, InsecureSession, Instant) {
     let keys = [1, 2].map(|seed| PrivateKey::from_bytes([seed; 32]));
     let session = |own: usize| {
         let peer = keys[1 - own].public_key();
-        let config = SessionConfig { peer, preshared_key: None, keepalive: 0, index: PeerIndex::MAX };
+        let config = SessionConfig { peer, preshared_key: None, index: PeerIndex::MAX };
         InsecureIdentity::new(&keys[own], now).session(config, now)
     };
     let (mut a, mut b) = (session(0), session(1));

@@ -132,27 +132,17 @@ impl<I: Identity> Pair<I> {
     }
 
     pub fn with(psk_a: Option<PresharedKey>, psk_b: Option<PresharedKey>) -> Self {
-        Self::configured(psk_a, psk_b, 0)
-    }
-
-    /// `a` sends a persistent keepalive every so many seconds.
-    pub fn with_keepalive(seconds: u16) -> Self {
-        Self::configured(None, None, seconds)
-    }
-
-    fn configured(psk_a: Option<PresharedKey>, psk_b: Option<PresharedKey>, keepalive: u16) -> Self {
         let now = start();
         let mut a = I::new(&private_key(1), now);
         let mut b = I::new(&private_key(2), now);
         let (key_a, key_b) = (a.public_key(), b.public_key());
-        let config = |peer, preshared_key, keepalive, index| SessionConfig {
+        let config = |peer, preshared_key, index| SessionConfig {
             peer,
             preshared_key,
-            keepalive,
             index: PeerIndex::new(index).unwrap(),
         };
-        let session_a = a.session(config(key_b, psk_a, keepalive, 0x00ab_cdef), now);
-        let session_b = b.session(config(key_a, psk_b, 0, 7), now);
+        let session_a = a.session(config(key_b, psk_a, 0x00ab_cdef), now);
+        let session_b = b.session(config(key_a, psk_b, 7), now);
         Self {
             a: Endpoint { identity: a, session: session_a, address: "192.0.2.1:1000".parse().unwrap() },
             b: Endpoint { identity: b, session: session_b, address: "[2001:db8::2]:2000".parse().unwrap() },

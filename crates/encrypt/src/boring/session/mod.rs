@@ -42,9 +42,9 @@ struct Slot {
 }
 
 impl BoringSession {
-    pub(super) fn new(shared: Arc<Shared>, config: SessionConfig, now: Instant) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, config: SessionConfig) -> Self {
         Self {
-            timers: Timers::new(config.keepalive, now),
+            timers: Timers::default(),
             noise: Noise::new(shared, config),
             slots: [None; SLOTS],
             current: 0,
@@ -124,9 +124,9 @@ impl Session for BoringSession {
         self.sent >= REKEY_AFTER_MESSAGES && self.is_live()
     }
 
-    fn set_preshared_key(&mut self, key: Option<PresharedKey>, now: Instant) {
+    fn set_preshared_key(&mut self, key: Option<PresharedKey>, _now: Instant) {
         self.noise.set_preshared_key(key);
-        self.timers.restart(now);
+        self.timers = Timers::default();
         self.slots = [None; SLOTS];
         self.sent = 0;
         self.pending = None;

@@ -17,7 +17,7 @@ impl Pair {
         let keys = [1, 2].map(|seed| PrivateKey::from_bytes([seed; 32]));
         let session = |own: usize| {
             let peer = keys[1 - own].public_key();
-            let config = SessionConfig { peer, preshared_key: None, keepalive: 0, index: PeerIndex::MAX };
+            let config = SessionConfig { peer, preshared_key: None, index: PeerIndex::MAX };
             BoringIdentity::new(&keys[own], now).session(config, now)
         };
         Self { a: session(0), b: session(1), now, from: "192.0.2.1:1".parse().unwrap() }
