@@ -104,27 +104,32 @@ impl Poller {
 
     /// Wakes the loop once when the full `socket` takes something again.
     pub(crate) fn watch_writable(&mut self, family: Family, socket: &UdpSocket) -> io::Result<()> {
-        let (watched, token) = match family {
-            Family::V4 => (&mut self.v4_watched, V4),
-            Family::V6 => (&mut self.v6_watched, V6),
-        };
-        if !*watched {
-            // A change arms it anew, so room that came in between is not missed.
-            let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLET;
-            self.epoll.modify(socket, &mut EpollEvent::new(flags, token))?;
-            *watched = true;
+        let (token, is_watched) = self.registration(family);
+        if *is_watched {
+            return Ok(());
         }
+        // A change arms it anew, so room that came in between is not missed.
+        let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLET;
+        self.epoll.modify(socket, &mut EpollEvent::new(flags, token))?;
+        *self.registration(family).1 = true;
         Ok(())
     }
 
     /// Back to readability alone.
     pub(crate) fn unwatch_writable(&mut self, family: Family, socket: &UdpSocket) {
-        let (watched, token) = match family {
-            Family::V4 => (&mut self.v4_watched, V4),
-            Family::V6 => (&mut self.v6_watched, V6),
-        };
-        if *watched && self.epoll.modify(socket, &mut readable(token)).is_ok() {
-            *watched = false;
+        let (token, is_watched) = self.registration(family);
+        if *is_watched {
+            *is_watched = false;
+            if let Err(error) = self.epoll.modify(socket, &mut readable(token)) {
+                tracing::debug!(%error, ?family, "cannot stop waiting for writability");
+            }
+        }
+    }
+
+    const fn registration(&mut self, family: Family) -> (u64, &mut bool) {
+        match family {
+            Family::V4 => (V4, &mut self.v4_watched),
+            Family::V6 => (V6, &mut self.v6_watched),
         }
     }
 
