@@ -1,14 +1,19 @@
-//! `cargo xtask test`: every test there is, and an honest account of those that could not run.
+//! `cargo xtask test`: every test there is, the daemon's again in each environment, and an honest account of those
+//! that could not run.
+
+mod environments;
 
 use std::{
     fs,
     io::{BufRead, BufReader, Read, Write},
+    path::PathBuf,
     process::Stdio,
     thread,
 };
 
 use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
+use netlab::Environment;
 
 use crate::cargo;
 
@@ -20,7 +25,17 @@ pub(crate) struct Test {
     package: Vec<String>,
 }
 
-/// What the harnesses said.
+/// What the harnesses said, and what the tests wrote down.
+#[derive(Debug, Default)]
+struct Run {
+    /// Names the environment of a repetition.
+    environment: Option<Environment>,
+    counts: Counts,
+    not_run: Vec<String>,
+    not_applying: Vec<String>,
+    succeeded: bool,
+}
+
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Counts {
     passed: u64,
@@ -30,46 +45,102 @@ struct Counts {
 
 impl Test {
     pub(crate) fn run(&self) -> Result<()> {
-        let not_run_file = std::env::temp_dir().join(format!("volley-not-run-{}", std::process::id()));
-        let _no_old_one = fs::remove_file(&not_run_file);
         let selection: Vec<_> = match &self.package[..] {
             [] => vec!["--workspace".to_owned()],
             packages => packages.iter().map(|package| format!("--package={package}")).collect(),
         };
-        let mut child = cargo::cargo()
-            .args(["test", "--no-fail-fast"])
-            .args(selection)
-            .env(netlab::NOT_RUN_FILE, &not_run_file)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()
-            .context("cannot run cargo")?;
+        let mut runs = vec![Run::of(&selection, None)?];
+        if self.package.is_empty() || self.package.iter().any(|package| package == "volley") {
+            // The same selection, so that cargo need not build anything again.
+            let tests = environments::repeated()?.into_iter().map(|test| format!("--test={test}"));
+            let repeated: Vec<_> = selection.into_iter().chain(tests).collect();
+            for environment in Environment::ALL {
+                println!("\n== {}\n", environment.name());
+                runs.push(Run::of(&repeated, Some(environment))?);
+            }
+        }
+        conclude(&runs)
+    }
+}
+
+impl Run {
+    fn of(selection: &[String], environment: Option<Environment>) -> Result<Self> {
+        let (not_run, not_applying) = (Notes::new("not-run"), Notes::new("does-not-apply"));
+        let mut cargo = cargo::cargo();
+        cargo.args(["test", "--no-fail-fast"]).args(selection);
+        cargo.env(netlab::NOT_RUN_FILE, &not_run.file).env(netlab::DOES_NOT_APPLY_FILE, &not_applying.file);
+        match environment {
+            Some(environment) => cargo.env(netlab::ENVIRONMENT, environment.name()),
+            None => cargo.env_remove(netlab::ENVIRONMENT),
+        };
+        let mut child =
+            cargo.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("cannot run cargo")?;
         let stdout = child.stdout.take().context("piped")?;
         let counting = thread::spawn(move || show_and_count(stdout, std::io::stdout()));
-        let status = child.wait()?;
-        let counts = counting.join().map_err(|_| anyhow!("counting panicked"))??;
-        let not_run = fs::read_to_string(&not_run_file).unwrap_or_default();
-        let _nothing_to_remove = fs::remove_file(&not_run_file);
-        conclude(counts, &not_run, status.success())
+        let succeeded = child.wait()?.success();
+        let mut counts = counting.join().map_err(|_| anyhow!("counting panicked"))??;
+        let (not_run, not_applying) = (not_run.read(), not_applying.read());
+        // To the harness, a test that has nothing to test has passed.
+        counts.passed = counts.passed.saturating_sub(not_applying.len() as u64);
+        Ok(Self { environment, counts, not_run, not_applying, succeeded })
+    }
+
+    fn skipped(&self) -> u64 {
+        self.not_run.len() as u64 + self.counts.ignored
+    }
+}
+
+/// A file to which tests append lines.
+struct Notes {
+    file: PathBuf,
+}
+
+impl Notes {
+    fn new(kind: &str) -> Self {
+        let file = std::env::temp_dir().join(format!("volley-{kind}-{}", std::process::id()));
+        let _no_old_one = fs::remove_file(&file);
+        Self { file }
+    }
+
+    fn read(self) -> Vec<String> {
+        let lines = fs::read_to_string(&self.file).unwrap_or_default();
+        let _nothing_to_remove = fs::remove_file(&self.file);
+        lines.lines().map(str::to_owned).collect()
     }
 }
 
 /// Says how it went in the last lines, the counts last of all.
-fn conclude(counts: Counts, not_run: &str, cargo_succeeded: bool) -> Result<()> {
+fn conclude(runs: &[Run]) -> Result<()> {
     let require_all = std::env::var(netlab::REQUIRE_ALL).as_deref() == Ok("1");
-    let skipped = not_run.lines().count() as u64 + counts.ignored;
+    let sum = |count: fn(&Run) -> u64| runs.iter().map(count).sum::<u64>();
+    let skipped = sum(Run::skipped);
     if skipped > 0 {
-        println!("\n{skipped} NOT RUN:\n{not_run}");
-        if counts.ignored > 0 {
-            println!("NOT RUN: {} that their source tells cargo to ignore", counts.ignored);
+        println!("\n{skipped} NOT RUN:");
+        runs.iter().flat_map(|run| &run.not_run).for_each(|line| println!("{line}"));
+        let ignored = sum(|run| run.counts.ignored);
+        if ignored > 0 {
+            println!("NOT RUN: {ignored} that their source tells cargo to ignore");
         }
     }
-    println!("{} passed, {} failed, {skipped} not run", counts.passed, counts.failed);
-    if !cargo_succeeded || counts.failed > 0 {
+    let not_applying = sum(|run| run.not_applying.len() as u64);
+    if not_applying > 0 {
+        println!("\n{not_applying} DO NOT APPLY, because the environment changes the contract:");
+        runs.iter().flat_map(|run| &run.not_applying).for_each(|line| println!("{line}"));
+    }
+    println!();
+    for run in runs {
+        let place = run.environment.map_or("everything, once", Environment::name);
+        let Counts { passed, failed, .. } = run.counts;
+        let (skipped, not_applying) = (run.skipped(), run.not_applying.len());
+        println!("{place}: {passed} passed, {failed} failed, {skipped} not run, {not_applying} do not apply");
+    }
+    let failed = sum(|run| run.counts.failed);
+    println!("{} passed, {failed} failed, {skipped} not run", sum(|run| run.counts.passed));
+    if failed > 0 || runs.iter().any(|run| !run.succeeded) {
         bail!("tests failed");
     }
-    if counts.passed == 0 {
-        bail!("no test ran");
+    if let Some(run) = runs.iter().find(|run| run.counts.passed == 0) {
+        bail!("no test ran: {:?}", run.environment);
     }
     if require_all && skipped > 0 {
         bail!("{skipped} tests did not run, and {}=1", netlab::REQUIRE_ALL);
@@ -122,9 +193,10 @@ mod tests {
     #[test]
     fn failures_and_empty_runs_are_errors() {
         let passed = Counts { passed: 5, ..Counts::default() };
-        assert!(conclude(passed, "", true).is_ok());
-        assert!(conclude(passed, "", false).is_err());
-        assert!(conclude(Counts { failed: 1, ..passed }, "", true).is_err());
-        assert!(conclude(Counts::default(), "", true).is_err());
+        let run = |counts, succeeded| Run { counts, succeeded, ..Run::default() };
+        assert!(conclude(&[run(passed, true)]).is_ok());
+        assert!(conclude(&[run(passed, false)]).is_err());
+        assert!(conclude(&[run(Counts { failed: 1, ..passed }, true)]).is_err());
+        assert!(conclude(&[run(passed, true), run(Counts::default(), true)]).is_err());
     }
 }

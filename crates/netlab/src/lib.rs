@@ -5,6 +5,7 @@ mod account;
 pub mod clock;
 mod daemon;
 mod emulator;
+mod environment;
 mod ethtool;
 mod link;
 mod namespace;
@@ -17,9 +18,10 @@ mod wire;
 pub use account::{KernelCounters, Memory, machine_busy, process_cpu, process_memory};
 pub use daemon::{Daemon, Implementation};
 pub use emulator::{Emulator, Impairment, PathCounters};
+pub use environment::{ENVIRONMENT, Environment};
 pub use link::{InterfaceCounters, connect};
 pub use namespace::{Host, enter_user_namespace, unavailable};
-pub use require::{NOT_RUN_FILE, Need, REQUIRE_ALL, can_run, find_program, not_run};
+pub use require::{DOES_NOT_APPLY_FILE, NOT_RUN_FILE, Need, REQUIRE_ALL, can_run, find_program, not_run};
 pub use traffic::{
     Amount, PingReport, TcpPlan, TcpReport, TcpTransfer, UdpPlan, UdpReport, ping, ping_for, udp_stream,
 };

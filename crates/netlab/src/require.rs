@@ -10,6 +10,10 @@ pub const REQUIRE_ALL: &str = "VOLLEY_REQUIRE_ALL";
 /// Names a file that collects one `NOT RUN: …` line per test that could not run.
 pub const NOT_RUN_FILE: &str = "VOLLEY_NOT_RUN_FILE";
 
+/// Names a file that collects one `DOES NOT APPLY: …` line per test that has nothing to test in the environment of
+/// the run.
+pub const DOES_NOT_APPLY_FILE: &str = "VOLLEY_DOES_NOT_APPLY_FILE";
+
 /// Something a test cannot do without.
 #[derive(Clone, Debug)]
 pub enum Need {
@@ -60,8 +64,7 @@ pub fn can_run(needs: &[Need]) -> bool {
     if missing.is_empty() {
         return true;
     }
-    let test = std::thread::current().name().unwrap_or("a test").to_owned();
-    not_run(&test, &missing.join("; "));
+    not_run(&running_test(), &missing.join("; "));
     false
 }
 
@@ -72,8 +75,23 @@ pub fn can_run(needs: &[Need]) -> bool {
 pub fn not_run(what: &str, why: &str) {
     let line = format!("NOT RUN: {what}: {why}");
     assert!(std::env::var(REQUIRE_ALL).as_deref() != Ok("1"), "{line} ({REQUIRE_ALL}=1)");
+    record(NOT_RUN_FILE, &line);
+}
+
+/// Records that the running test has nothing to test in an environment. That is no failure, and never silent.
+pub(crate) fn does_not_apply(environment: &str, why: &str) {
+    record(DOES_NOT_APPLY_FILE, &format!("DOES NOT APPLY: {} in {environment}: {why}", running_test()));
+}
+
+/// Harnesses name a test's thread after the test.
+fn running_test() -> String {
+    std::thread::current().name().unwrap_or("a test").to_owned()
+}
+
+/// Prints a line, and appends it to the file that a variable names.
+fn record(variable: &str, line: &str) {
     println!("{line}");
-    if let Some(path) = std::env::var_os(NOT_RUN_FILE) {
+    if let Some(path) = std::env::var_os(variable) {
         let file = OpenOptions::new().create(true).append(true).open(&path);
         let written = file.and_then(|mut file| writeln!(file, "{line}"));
         written.unwrap_or_else(|error| panic!("{}: {error}", path.display()));

@@ -2,8 +2,10 @@
 
 use std::{
     env,
+    ffi::OsString,
     io::{self, Read, Write},
     path::PathBuf,
+    process::Command,
 };
 
 use clap::CommandFactory;
@@ -82,9 +84,24 @@ fn environment() -> String {
     std::iter::once(".SH ENVIRONMENT\n".to_owned()).chain(entries).collect()
 }
 
+/// Where programs are when nobody says: bash's choice, so that hooks, too, find what they find there. The C library's
+/// has no `sbin`, and thus no `nft`.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+fn path() -> OsString {
+    env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into())
+}
+
 /// True when a program of this name is on the `PATH`, and may be run.
 pub(crate) fn is_installed(tool: &str) -> bool {
-    env::var_os("PATH").is_some_and(|path| is_on_path(tool, env::split_paths(&path)))
+    is_on_path(tool, env::split_paths(&path()))
+}
+
+/// A program on the `PATH`, which it gets.
+pub(crate) fn command(tool: &str) -> Command {
+    let mut command = Command::new(tool);
+    command.env("PATH", path());
+    command
 }
 
 pub(crate) fn is_on_path(tool: &str, mut path: impl Iterator<Item = PathBuf>) -> bool {

@@ -10,6 +10,10 @@ use std::{
 };
 
 use common::{eventually, lab, socket};
+use netlab::Environment;
+
+/// Why leaving is nothing that a first process does.
+const STAYS: &str = "a container's first process stays in the foreground: the container would end with it";
 
 /// The process that answers for `wg0`.
 fn daemon_pid(lab: &common::Lab) -> String {
@@ -19,6 +23,9 @@ fn daemon_pid(lab: &common::Lab) -> String {
 
 #[test]
 fn the_parent_returns_when_interface_and_socket_are_ready() {
+    if Environment::Pid1.rules_out(STAYS) {
+        return;
+    }
     lab(&["wg", "ip", "pgrep"], |lab| {
         let started = lab.volley(&["wg0"]).output().expect("it runs");
         assert!(started.status.success(), "{started:?}");
@@ -37,6 +44,9 @@ fn the_parent_returns_when_interface_and_socket_are_ready() {
 
 #[test]
 fn the_callers_pipes_are_closed_when_the_parent_returns() {
+    if Environment::Pid1.rules_out(STAYS) {
+        return;
+    }
     lab(&["ip"], |lab| {
         // `output` itself waits for the end of stdout and stderr; fd 7 is a pipe that nobody named.
         let (mut read, write) = std::io::pipe().expect("a pipe");
@@ -82,14 +92,16 @@ fn the_environment_keeps_it_in_the_foreground() {
 #[test]
 fn an_empty_environment_and_no_terminal_suffice() {
     lab(&["wg", "setsid"], |lab| {
-        let volley = env!("CARGO_BIN_EXE_volley");
-        lab.run(&format!("setsid env -i {volley} wg0 </dev/null"));
+        lab.run(&format!("setsid env -i {} wg0 </dev/null", lab.program()));
         lab.run("wg show wg0; ip link delete wg0");
     });
 }
 
 #[test]
 fn closed_standard_descriptors_do_no_harm() {
+    if Environment::Pid1.rules_out("a container's runtime opens all three for its first process") {
+        return;
+    }
     lab(&["wg"], |lab| {
         lab.run("volley wg0 <&- >&- 2>&-");
         lab.run("wg show wg0; ip link delete wg0");
@@ -101,7 +113,7 @@ fn descriptors_handed_on_by_number_are_used() {
     lab(&["python3", "wg", "ip"], |lab| {
         // The daemon's own program is the simplest thing that can neither make nor name an interface.
         lab.file("hand.py", HAND_ON);
-        let mut command = lab.command("python3", &["hand.py", env!("CARGO_BIN_EXE_volley")]);
+        let mut command = lab.command("python3", &["hand.py", &lab.program()]);
         command.process_group(0);
         let mut child = command.stderr(Stdio::null()).spawn().expect("python runs");
         eventually("it answers", || lab.sh("wg show handed0").status.success());

@@ -11,6 +11,7 @@ use std::{
 };
 
 use common::{Daemon, Lab, PATIENCE, eventually, keys, lab};
+use netlab::Environment;
 use nix::sys::signal::Signal;
 
 fn http(address: &str, request: &str) -> String {
@@ -169,6 +170,10 @@ fn a_capture_that_cannot_be_made_is_an_error_with_its_fix_and_leaves_nothing() {
 
 #[test]
 fn a_daemon_without_a_terminal_logs_to_the_systems_log() {
+    if Environment::Pid1.rules_out("a container's first process stays in the foreground, and logs to stderr")
+    {
+        return;
+    }
     lab(&["ip", "mknod"], |lab| {
         // A /dev of our own, with a log socket in it.
         lab.run("mkdir -p dev/net && mknod dev/null c 1 3 && mknod dev/urandom c 1 9 && mknod dev/net/tun c 10 200");

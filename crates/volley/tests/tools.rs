@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{keys, lab};
+use common::{NOBODY, keys, lab};
 
 #[test]
 fn keys_are_those_of_wg() {
@@ -40,9 +40,7 @@ fn show_tells_what_wg_show_tells_and_more() {
                     print(d['public_key'], d['peers'][0]['allowed_ips'], d['fwmark'], d['features']['mtu'])";
         assert_eq!(lab.run(&format!("python3 -c \"{read}\"")), format!("{public} ['10.0.0.0/8'] 9 1420\n"));
 
-        lab.run("cp $(command -v volley) /run/wireguard/volley");
-        let forbidden =
-            lab.sh("setpriv --reuid 65534 --regid 65534 --clear-groups /run/wireguard/volley show");
+        let forbidden = lab.sh(&format!("{} show", lab.volley_with(NOBODY)));
         assert!(
             String::from_utf8_lossy(&forbidden.stderr).contains("to mend it: run as root"),
             "{forbidden:?}"

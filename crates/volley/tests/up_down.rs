@@ -4,7 +4,7 @@ mod common;
 
 use std::fs;
 
-use common::{Lab, eventually, keys, lab, socket};
+use common::{Lab, NOBODY, eventually, keys, lab, socket};
 
 const TOOLS: &[&str] = &["wg", "ip", "bash"];
 
@@ -86,11 +86,8 @@ fn without_nft_the_firewall_is_iptables_as_with_wg_quick() {
             "mkdir bin; for tool in sysctl ip iptables iptables-save iptables-restore ip6tables ip6tables-save \
              ip6tables-restore; do ln -s $(command -v $tool) bin/; done",
         );
-        let volley = std::path::Path::new(env!("CARGO_BIN_EXE_volley"))
-            .parent()
-            .expect("a directory")
-            .display()
-            .to_string();
+        let program = lab.program();
+        let volley = program.trim_end_matches("/volley");
         let path = format!("PATH={volley}:$PWD/bin:/usr/bin:/bin");
         assert!(!lab.sh(&format!("{path}; command -v nft")).status.success(), "nft is not hidden");
         let peer = peer(lab, "AllowedIPs = 0.0.0.0/0\nEndpoint = 127.0.0.1:9");
@@ -157,8 +154,8 @@ fn mistakes_in_the_file_are_found_before_anything_is_done() {
         assert!(said.contains("wg0.conf: line 4: ListenPort: `x` is not 0 to 65535"), "{said}");
         assert!(!lab.dir.join("touched").exists());
         lab.file("wg0.conf", &interface(lab, "PreUp = touch $DIR/touched"));
-        lab.run("cp $(command -v volley) /run/wireguard/volley; chmod 644 wg0.conf; chmod 755 .");
-        let nobody = "setpriv --reuid 65534 --regid 65534 --clear-groups /run/wireguard/volley";
+        lab.run("chmod 644 wg0.conf; chmod 755 .");
+        let nobody = lab.volley_with(NOBODY);
         for command in ["up", "down"] {
             let forbidden = lab.sh(&format!("{nobody} {command} ./wg0.conf"));
             assert!(

@@ -97,6 +97,9 @@ impl SystemKey {
 /// The lines of a file with their numbers, from 1.
 fn lines(text: &str) -> impl Iterator<Item = (usize, Line<'_>)> {
     let mut in_interface = false;
+    // A last line without an end is one only if bash's `read` leaves something of it.
+    let unended = text.rsplit('\n').next().filter(|line| line.trim_matches([' ', '\t']).is_empty());
+    let text = &text[..text.len() - unended.map_or(0, str::len)];
     let empty = text.is_empty();
     let text = text.strip_suffix('\n').unwrap_or(text);
     text.split('\n').enumerate().filter(move |_| !empty).map(move |(index, raw)| {
@@ -424,6 +427,7 @@ mod tests {
         let text = "[Interface] \nAddress = 10.0.0.1\n\tListenPort = 5\nPostUp = x\n[Peer]\nAddress = kept\n# comment";
         assert_eq!(*strip(text), "[Interface]\nListenPort = 5\n[Peer]\nAddress = kept\n# comment\n\n");
         assert_eq!((&**strip(""), &**strip("\n")), ("\n", "\n\n"));
+        assert_eq!((&**strip(" "), &**strip("\n\t")), ("\n", "\n\n"));
     }
 
     proptest! {

@@ -12,7 +12,7 @@ use std::{
         unix::process::{CommandExt, ExitStatusExt},
     },
     path::PathBuf,
-    process::{self, Command, Stdio},
+    process::{self, Child, Command, Stdio},
 };
 
 use nix::unistd::{close, dup2_stderr, dup2_stdout, setsid};
@@ -96,17 +96,22 @@ fn leave_terminal() -> io::Result<()> {
     Ok(())
 }
 
-/// Starts `volley ARGUMENTS` in the background and waits until it is ready.
-///
-/// # Errors
-/// When it is not; mostly the child has said why.
-pub(super) fn launch(arguments: impl IntoIterator<Item = OsString>) -> Result<(), Trouble> {
+/// `volley ARGUMENTS`, whatever it is called here.
+pub(super) fn this(arguments: impl IntoIterator<Item = OsString>) -> Command {
     let mut command = Command::new(program());
     if let Some(name) = env::args_os().next() {
         command.arg0(name);
     }
+    command.args(arguments);
+    command
+}
+
+/// Starts a daemon in the background, waits until it is ready, and gives its process.
+///
+/// # Errors
+/// When it is not; mostly the child has said why.
+pub(super) fn launch(command: &mut Command) -> Result<Child, Trouble> {
     let mut child = command
-        .args(arguments)
         .env(CHILD_MARK, "1")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -118,7 +123,7 @@ pub(super) fn launch(arguments: impl IntoIterator<Item = OsString>) -> Result<()
         pipe.take(READY.len() as u64).read_to_end(&mut answer).or_trouble("cannot hear from the daemon")?;
     }
     if answer == READY {
-        return Ok(());
+        return Ok(child);
     }
     let status = child.wait().or_trouble("cannot wait for the daemon")?;
     Err(match (status.success(), status.signal()) {

@@ -1,6 +1,6 @@
 //! The data plane as the configuration socket sees it.
 
-use std::{sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use io_runtime::{DeviceStatus, DeviceUpdate, Handle, UpdateError};
 use tracing::warn;
@@ -36,6 +36,9 @@ impl Control for DeviceControl {
             warn!("a configuration request was not applied: {error}");
             match error {
                 UpdateError::AddrInUse(_) => Errno::AddrInUse,
+                UpdateError::Io(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                    Errno::PermissionDenied
+                }
                 UpdateError::Tunnel(_) => Errno::Invalid,
                 _ => Errno::Io,
             }

@@ -6,7 +6,7 @@ mod link;
 mod open;
 mod privileges;
 
-use std::{env, ffi::OsString, fs, sync::Arc, time::Duration};
+use std::{env, ffi::OsString, fs, process::Child, sync::Arc, time::Duration};
 
 use io_runtime::{DeviceStatus, Handle};
 use sd_notify::NotifyState;
@@ -30,7 +30,7 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_millis(300);
 pub fn start(args: &DaemonArgs) -> Result<(), Trouble> {
     match Readiness::of(args.foreground) {
         Some(readiness) => run(args, readiness),
-        None => background::launch(env::args_os().skip(1)),
+        None => background::launch(&mut background::this(env::args_os().skip(1))).map(drop),
     }
 }
 
@@ -38,8 +38,10 @@ pub fn start(args: &DaemonArgs) -> Result<(), Trouble> {
 ///
 /// # Errors
 /// What a person should read.
-pub(crate) fn launch(name: &str) -> Result<(), Trouble> {
-    background::launch(["run", name].map(OsString::from))
+pub(crate) fn launch(name: &str) -> Result<Child, Trouble> {
+    let mut command = background::this(["run", name].map(OsString::from));
+    // The daemon is ready long before the interface is set up.
+    background::launch(command.env_remove("NOTIFY_SOCKET"))
 }
 
 fn run(args: &DaemonArgs, readiness: Readiness) -> Result<(), Trouble> {

@@ -4,12 +4,15 @@
 //! Made by nft or, where there is none, by iptables, under the names that `wg-quick` uses: it can take down
 //! what we put up, and we what it did.
 
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use ipnet::IpNet;
 
 use super::{hooks::feed, net::Family};
-use crate::{Trouble, tools::is_installed};
+use crate::{
+    Trouble,
+    tools::{command, is_installed},
+};
 
 pub(super) fn set(interface: &str, family: Family, addresses: &[IpNet], mark: u32) -> Result<(), Trouble> {
     let addresses: Vec<_> =
@@ -17,10 +20,10 @@ pub(super) fn set(interface: &str, family: Family, addresses: &[IpNet], mark: u3
     let restore = format!("{}-restore", iptables(family));
     let (program, done) = if is_installed("nft") {
         let script = nft_script(interface, family, &addresses, mark);
-        ("nft", feed(Command::new("nft").args(["-f", "-"]), &script))
+        ("nft", feed(command("nft").args(["-f", "-"]), &script))
     } else if is_installed(&restore) {
         let script = iptables_script(interface, &addresses, mark);
-        (restore.as_str(), feed(Command::new(&restore).arg("-n"), &script))
+        (restore.as_str(), feed(command(&restore).arg("-n"), &script))
     } else {
         return Err(Trouble::new("there is neither nft nor iptables to set the firewall up with")
             .fix("install nftables; or set `Table = off` and route by your own rules"));
@@ -35,19 +38,19 @@ pub(super) fn set(interface: &str, family: Family, addresses: &[IpNet], mark: u3
 pub(super) fn remove(interface: &str) {
     for family in Family::ALL {
         if is_installed("nft") {
-            let mut command = Command::new("nft");
-            command.args(["delete", "table", nft_family(family), &table_name(interface)]);
-            let _ = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
+            let mut nft = command("nft");
+            nft.args(["delete", "table", nft_family(family), &table_name(interface)]);
+            let _ = nft.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
         }
         let (save, restore) = (format!("{}-save", iptables(family)), format!("{}-restore", iptables(family)));
         if !is_installed(&save) {
             continue;
         }
-        let Ok(saved) = Command::new(&save).stdin(Stdio::null()).stderr(Stdio::null()).output() else {
+        let Ok(saved) = command(&save).stdin(Stdio::null()).stderr(Stdio::null()).output() else {
             continue;
         };
         if let Some(script) = removal_script(&String::from_utf8_lossy(&saved.stdout), interface) {
-            let _ = feed(Command::new(&restore).arg("-n"), &script);
+            let _ = feed(command(&restore).arg("-n"), &script);
         }
     }
 }

@@ -6,19 +6,25 @@ use std::{
     process::{Command, Stdio},
 };
 
-use crate::{Trouble, WithFix, config::Interface};
+use crate::{Trouble, WithFix, config::Interface, tools::command};
 
 /// Runs commands with bash, as `wg-quick` does, or with sh where there is no bash. `%i` is the interface.
-pub(super) fn run(hooks: &[String], interface: &str) -> Result<(), Trouble> {
+///
+/// Dropped, it kills the shell: a hook that hangs must not keep a start that is interrupted.
+pub(super) async fn run(hooks: &[String], interface: &str) -> Result<(), Trouble> {
     for hook in hooks {
         let hook = hook.replace("%i", interface);
         eprintln!("[#] {hook}");
-        let shell = |program| Command::new(program).args(["-c", &hook]).status();
-        let status = match shell("bash") {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => shell("sh"),
-            status => status,
+        let shell = |program| {
+            let mut shell = tokio::process::Command::from(command(program));
+            shell.args(["-c", &hook]).kill_on_drop(true).spawn()
         };
-        let status = status.or_trouble("cannot start a shell for a hook")?;
+        let child = match shell("bash") {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => shell("sh"),
+            child => child,
+        };
+        let mut child = child.or_trouble("cannot start a shell for a hook")?;
+        let status = child.wait().await.or_trouble("cannot wait for a hook")?;
         if !status.success() {
             return Err(Trouble::new(format!("the hook `{hook}` failed: {status}")));
         }
@@ -36,7 +42,7 @@ pub(super) fn set_dns(name: &str, interface: &Interface) -> Result<(), Trouble> 
     if !domains.is_empty() {
         lines += &format!("search {}\n", domains.join(" "));
     }
-    feed(Command::new("resolvconf").args(["-a", &resolvconf_name(name), "-m", "0", "-x"]), &lines).map_err(
+    feed(command("resolvconf").args(["-a", &resolvconf_name(name), "-m", "0", "-x"]), &lines).map_err(
         |error| {
             Trouble::new(format!("cannot set DNS with resolvconf: {error}"))
                 .fix("install resolvconf (openresolv or systemd-resolved's), or take DNS out of the file")
@@ -47,7 +53,7 @@ pub(super) fn set_dns(name: &str, interface: &Interface) -> Result<(), Trouble> 
 /// Takes them back.
 pub(super) fn unset_dns(name: &str, interface: &Interface) {
     if !(interface.dns.is_empty() && interface.dns_search.is_empty()) {
-        let _ = feed(Command::new("resolvconf").args(["-d", &resolvconf_name(name), "-f"]), "");
+        let _ = feed(command("resolvconf").args(["-d", &resolvconf_name(name), "-f"]), "");
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod file;
 mod firewall;
+mod first_process;
 mod hooks;
 mod net;
 mod resolve;
@@ -13,7 +14,8 @@ use std::{fs, io, thread, time::Duration};
 use caps::{CapSet, Capability};
 use io_runtime::DeviceUpdate;
 use ipnet::IpNet;
-use tokio::signal::unix::{SignalKind, signal};
+use sd_notify::NotifyState;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tun_device::check_interface_name;
 
 use self::{
@@ -37,6 +39,9 @@ const ETHERNET_MTU: u32 = 1_500;
 const FIRST_TABLE: u32 = 51_820;
 
 /// `volley up CONF`. With `running`, its daemon is there already: systemd starts it.
+///
+/// As a container's first process it stays while the daemon runs, for both would end with it; asked to end, it takes
+/// down what it has brought up.
 pub(crate) fn up(argument: &str, running: bool) -> Result<(), Trouble> {
     let file = ConfigFile::read(argument)?;
     let config = file.parse()?;
@@ -50,23 +55,52 @@ pub(crate) fn up(argument: &str, running: bool) -> Result<(), Trouble> {
             return Err(Trouble::new(format!("the interface `{name}` exists already"))
                 .fix(format!("take it down first: volley down {argument}")));
         }
-        hooks::run(&config.interface.hooks.pre_up, name)?;
-        if !running {
-            daemon::launch(name)?;
+        let mut end = EndSignals::listen()?;
+        tokio::select! {
+            done = hooks::run(&config.interface.hooks.pre_up, name) => done?,
+            asked = end.any() => return Err(Trouble::new(asked)),
         }
-        let mut interrupted = signal(SignalKind::interrupt()).or_trouble("cannot listen for signals")?;
-        let mut terminated = signal(SignalKind::terminate()).or_trouble("cannot listen for signals")?;
+        let daemon = if running { None } else { Some(daemon::launch(name)?) };
         let done = tokio::select! {
             done = bring_up(&net, name, &config, &update) => done,
-            _ = interrupted.recv() => Err(Trouble::new("interrupted")),
-            _ = terminated.recv() => Err(Trouble::new("terminated")),
+            asked = end.any() => Err(Trouble::new(asked)),
         };
         if done.is_err() {
             // What went wrong first is what matters.
             let _ = take_down(&net, name, &config).await;
+            return done;
         }
-        done
+        let Some(daemon) = daemon else { return Ok(()) };
+        let _ = sd_notify::notify(&[NotifyState::Ready]);
+        if !first_process::is_this() {
+            return Ok(());
+        }
+        tokio::select! {
+            ended = first_process::ended(daemon) => ended,
+            _ = end.any() => bring_down(&net, &file, &config).await,
+        }
     })
+}
+
+/// The signals that ask a program to end.
+struct EndSignals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl EndSignals {
+    fn listen() -> Result<Self, Trouble> {
+        let listen = |kind| signal(kind).or_trouble("cannot listen for signals");
+        Ok(Self { interrupt: listen(SignalKind::interrupt())?, terminate: listen(SignalKind::terminate())? })
+    }
+
+    /// Resolves when one comes, and says how.
+    async fn any(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.interrupt.recv() => "interrupted",
+            _ = self.terminate.recv() => "terminated",
+        }
+    }
 }
 
 async fn bring_up(net: &Net, name: &str, config: &Config, update: &DeviceUpdate) -> Result<(), Trouble> {
@@ -86,7 +120,7 @@ async fn bring_up(net: &Net, name: &str, config: &Config, update: &DeviceUpdate)
     for network in routed_networks(config) {
         add_route(net, name, index, config, &network).await?;
     }
-    hooks::run(&interface.hooks.post_up, name)
+    hooks::run(&interface.hooks.post_up, name).await
 }
 
 fn explain_refusal(error: &client::Error, update: &DeviceUpdate) -> Trouble {
@@ -211,16 +245,24 @@ pub(crate) fn down(argument: &str) -> Result<(), Trouble> {
     if !is_alive(&socket_path(&name)) {
         return Err(Trouble::new(format!("`{name}` is not running")).fix(format!("volley up {argument}")));
     }
-    let hooks = &config.interface.hooks;
     event_loop()?.block_on(async {
         let net = Net::open().or_trouble("cannot open a netlink socket")?;
-        hooks::run(&hooks.pre_down, &name)?;
-        if let Some(file) = file.as_ref().filter(|_| config.interface.save) {
-            save::save(&net, file, &config).await?;
+        match file {
+            Some(file) => bring_down(&net, &file, &config).await,
+            None => take_down(&net, &name, &config).await,
         }
-        take_down(&net, &name, &config).await?;
-        hooks::run(&hooks.post_down, &name)
     })
+}
+
+/// What `down` does, hooks and all.
+async fn bring_down(net: &Net, file: &ConfigFile, config: &Config) -> Result<(), Trouble> {
+    let (name, hooks) = (&file.interface, &config.interface.hooks);
+    hooks::run(&hooks.pre_down, name).await?;
+    if config.interface.save {
+        save::save(net, file, config).await?;
+    }
+    take_down(net, name, config).await?;
+    hooks::run(&hooks.post_down, name).await
 }
 
 /// `volley save CONF`: writes what is in force to the file.

@@ -23,6 +23,8 @@ pub use status::{Feature, Status};
 pub enum Errno {
     /// EIO: the daemon could not do it.
     Io,
+    /// EACCES: the daemon may not do it, such as use a port below 1024.
+    PermissionDenied,
     /// EINVAL: a key or a value is wrong.
     Invalid,
     /// EPROTO: this is not a request.
@@ -36,6 +38,7 @@ impl Errno {
     pub const fn number(self) -> i32 {
         match self {
             Self::Io => 5,
+            Self::PermissionDenied => 13,
             Self::Invalid => 22,
             Self::Protocol => 71,
             Self::AddrInUse => 98,

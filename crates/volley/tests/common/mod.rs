@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test file uses its part")]
 
+pub(crate) mod environment;
+
 use std::{
     fs,
     io::Write,
@@ -20,8 +22,13 @@ use nix::{
     unistd::Pid,
 };
 
+use self::environment::{Entrance, SYSTEM_PATH};
+
 /// Where `ip netns` keeps names.
 const NETNS_DIR: &str = "/run/netns";
+
+/// A user without rights, in `setpriv`'s words.
+pub(crate) const NOBODY: &str = "--reuid 65534 --regid 65534 --clear-groups";
 
 pub(crate) const SOCKET_DIR: &str = "/run/wireguard";
 
@@ -31,6 +38,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 /// A network namespace, a private `/run/wireguard` and a directory for files, all gone with the test.
 pub(crate) struct Lab {
     pub(crate) dir: PathBuf,
+    entrance: Entrance,
 }
 
 /// Runs a test as root in a lab of its own. Says loudly when it cannot; with `VOLLEY_REQUIRE_ALL=1` that is
@@ -38,7 +46,8 @@ pub(crate) struct Lab {
 pub(crate) fn lab(tools: &[&str], test: impl FnOnce(&Lab) + Send + 'static) {
     let name = thread::current().name().unwrap_or("a test").to_owned();
     let missing = if nix::unistd::geteuid().is_root() {
-        tools.iter().find(|tool| which(tool).is_none()).map(|tool| format!("{tool} is not installed"))
+        let mut needed = tools.iter().chain(Entrance::tools());
+        needed.find(|tool| which(tool).is_none()).map(|tool| format!("{tool} is not installed"))
     } else {
         Some("it needs root".to_owned())
     };
@@ -78,7 +87,8 @@ impl Lab {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let dir = std::env::temp_dir().join(format!("volley-test-{}-{number}", std::process::id()));
         fs::create_dir_all(&dir).expect("a directory");
-        let lab = Self { dir };
+        let entrance = Entrance::build(dir.join("environment"));
+        let lab = Self { dir, entrance };
         lab.run("ip link set lo up");
         lab
     }
@@ -96,19 +106,44 @@ impl Lab {
         String::from_utf8(output.stdout).expect("text")
     }
 
-    /// A program with a clean environment, with Volley first in its `PATH`.
+    /// A program with the environment of a login, with Volley first in its `PATH`.
     pub(crate) fn command(&self, program: &str, args: &[&str]) -> Command {
-        let volley = Path::new(env!("CARGO_BIN_EXE_volley"));
-        let path =
-            format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", volley.parent().expect("a directory").display());
+        let path = format!("{}:{SYSTEM_PATH}", self.entrance.directory().display());
         let mut command = Command::new(program);
         command.args(args).env_clear().env("PATH", path).env("DIR", &self.dir).current_dir(&self.dir);
+        command.envs([("HOME", "/root"), ("USER", "root"), ("LOGNAME", "root"), ("TERM", "dumb")]);
         command.stdin(Stdio::null());
         command
     }
 
+    /// Where the `volley` is that this run is for.
+    pub(crate) fn program(&self) -> String {
+        self.entrance.directory().join("volley").display().to_string()
+    }
+
     pub(crate) fn volley(&self, args: &[&str]) -> Command {
-        self.command(env!("CARGO_BIN_EXE_volley"), args)
+        self.command(&self.program(), args)
+    }
+
+    /// The beginning of a shell command that runs `volley` with other rights, in `setpriv`'s words.
+    ///
+    /// Through a copy that others may run: the build directory may be closed to them.
+    pub(crate) fn volley_with(&self, rights: &str) -> String {
+        let copy = Path::new(SOCKET_DIR).join("volley");
+        fs::copy(env!("CARGO_BIN_EXE_volley"), &copy).expect("copied");
+        format!("{} setpriv {rights} {}", self.entrance.before_rights(), copy.display())
+    }
+
+    /// `volley` as a container's first process; [`environment::first_process`] tells the process of its child.
+    pub(crate) fn container(&self, args: &[&str]) -> Command {
+        let mut command = self.command("unshare", &[]);
+        command.args(self.entrance.container()).args(args);
+        command
+    }
+
+    /// The process of the daemon of which `child` was started, in the foreground.
+    pub(crate) fn daemon_process(&self, child: &Child) -> u32 {
+        self.entrance.daemon(child.id())
     }
 
     /// A daemon in the foreground, killed with the test. Its log goes to a file.
@@ -128,8 +163,10 @@ impl Lab {
         let log = self.dir.join(format!("{name}.log"));
         command.arg("-f").arg(name).stdout(Stdio::null()).stderr(fs::File::create(&log).expect("a log"));
         let child = command.spawn().expect("the daemon starts");
-        let daemon = Daemon { child, name: name.to_owned(), log };
+        let mut daemon = Daemon { pid: child.id(), child, name: name.to_owned(), log };
         eventually("the daemon answers", || volley::uapi::client::get(&daemon.socket()).is_ok());
+        daemon.pid = self.daemon_process(&daemon.child);
+        self.entrance.assert_entered(daemon.pid);
         daemon
     }
 
@@ -156,6 +193,7 @@ impl Drop for Lab {
 /// A daemon in the foreground.
 pub(crate) struct Daemon {
     child: Child,
+    pid: u32,
     name: String,
     log: PathBuf,
 }
@@ -166,7 +204,7 @@ impl Daemon {
     }
 
     pub(crate) fn pid(&self) -> u32 {
-        self.child.id()
+        self.pid
     }
 
     pub(crate) fn log(&self) -> String {
@@ -174,7 +212,7 @@ impl Daemon {
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
-        kill(Pid::from_raw(self.child.id() as i32), signal).expect("signalled");
+        kill(Pid::from_raw(self.pid as i32), signal).expect("signalled");
     }
 
     /// True when it ended with success within `limit`.

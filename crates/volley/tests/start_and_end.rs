@@ -2,9 +2,9 @@
 
 mod common;
 
-use std::{fs, os::unix::net::UnixStream, path::Path, process::Stdio, time::Duration};
+use std::{fs, os::unix::net::UnixStream, process::Stdio, time::Duration};
 
-use common::{Lab, eventually, lab, socket};
+use common::{Lab, NOBODY, eventually, lab, socket};
 use nix::sys::signal::Signal;
 
 /// What the contract allows between the reason to end and the end.
@@ -34,10 +34,10 @@ fn sigint_ends_it() {
 fn a_hangup_ends_it_but_not_under_nohup() {
     ends(|_, daemon| daemon.signal(Signal::SIGHUP));
     lab(&["nohup", "wg"], |lab| {
-        let mut command = lab.command("nohup", &[env!("CARGO_BIN_EXE_volley"), "-f", "wg0"]);
+        let mut command = lab.command("nohup", &[&lab.program(), "-f", "wg0"]);
         let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("nohup runs");
         eventually("it answers", || lab.sh("wg show wg0").status.success());
-        lab.run(&format!("kill -HUP {}; ip link set wg0 mtu 1300; wg show wg0", child.id()));
+        lab.run(&format!("kill -HUP {}; ip link set wg0 mtu 1300; wg show wg0", lab.daemon_process(&child)));
         assert!(child.try_wait().expect("a child").is_none());
         lab.run("ip link delete wg0");
         eventually("it ends", || child.try_wait().expect("a child").is_some());
@@ -127,10 +127,7 @@ fn a_busy_port_is_an_error_with_its_fix_and_leaves_nothing() {
 #[test]
 fn no_privilege_is_an_error_with_its_fix() {
     lab(&["setpriv"], |lab| {
-        // Through a copy that others may run: the build directory may be closed to them.
-        let copy = Path::new("/run/wireguard/volley");
-        fs::copy(env!("CARGO_BIN_EXE_volley"), copy).expect("copied");
-        let refused = lab.sh("setpriv --reuid 65534 --regid 65534 --clear-groups /run/wireguard/volley wg0");
+        let refused = lab.sh(&format!("{} wg0", lab.volley_with(NOBODY)));
         let said = String::from_utf8_lossy(&refused.stderr);
         assert_eq!(refused.status.code(), Some(1), "{said}");
         assert!(said.contains("no permission to create the TUN interface `wg0`\n  to mend it: "), "{said}");
