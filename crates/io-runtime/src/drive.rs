@@ -1,8 +1,9 @@
 //! The drive loop: run to completion, and sleep only when every source is drained.
 
+mod wait;
+
 use std::{
     io,
-    os::fd::AsFd,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -14,12 +15,12 @@ use tunnel_core::{Tunnel, TunnelConfig};
 
 use crate::{
     DeviceStatus, DeviceUpdate, Error, Feature, Features, IoCounters, RuntimeConfig, Stopped, UpdateError,
-    alarm::{Alarm, Arrival},
+    alarm::Alarm,
     clock,
     handle::{COMMAND_QUEUE, Command, Requests},
     poller::{Poller, Ready},
     tun::TunPort,
-    udp::{self, Blocked, Family, Receiver, Sender, Sockets, UdpSocket},
+    udp::{self, Family, Receiver, Sender, Sockets, UdpSocket},
 };
 
 /// Plaintext bytes taken from the TUN in one turn: four full frames. More would make what arrives wait
@@ -81,7 +82,7 @@ impl<I: Identity, P: TunPort> DataPlane<I, P> {
         let gso = features.udp_gso.is_on();
         // Without GSO, batches keep datagrams together in memory all the same.
         let max_segments = if gso { features.udp_gso_segments } else { DEFAULT_SEGMENTS };
-        let poller = poller(&alarm, &tun, &sockets).map_err(|error| Error::Start(error.into()))?;
+        let poller = wait::poller(&alarm, &tun, &sockets).map_err(|error| Error::Start(error.into()))?;
         let Sockets { v4, v6, port } = sockets;
         Ok(Self {
             tunnel: Tunnel::new(TunnelConfig { mtu: config.mtu, ..TunnelConfig::default() }),
@@ -324,86 +325,6 @@ impl<I: Identity, P: TunPort> DataPlane<I, P> {
             other => other,
         }
     }
-
-    /// Sleeps until a source may have something that has somewhere to go, a full socket may take something, a deadline
-    /// has passed or somebody asks for something.
-    fn wait(&mut self, now: Instant, egress: Source, ingress: Source) -> Result<(), Error> {
-        self.watch_blocked(now);
-        let deadline = self.next_deadline();
-        let takes_frames = egress == Source::Drained;
-        let wants_room = ingress == Source::Held;
-        let arrival = if wants_room { Some(Arrival::Room) } else { None };
-        let arrivals = takes_frames.then_some(Arrival::Frames).into_iter().chain(arrival);
-        let mut time = deadline.map(|deadline| deadline.saturating_duration_since(now));
-        while time != Some(Duration::ZERO) {
-            self.alarm.arm(arrivals.clone());
-            let is_there =
-                self.alarm.was_asked() || arrivals.clone().any(|arrival| self.tun.has_arrived(arrival));
-            let woken = self.poll(if is_there { Some(Duration::ZERO) } else { time })?;
-            self.alarm.disarm();
-            let has_frames = takes_frames && self.ready.tun;
-            let has_datagrams = !wants_room && self.ready.any_socket();
-            if is_there || woken || has_frames || has_datagrams || self.ready.tun_failed {
-                break;
-            }
-            // What woke it has to wait, so go on sleeping.
-            time = deadline.map(|deadline| deadline.saturating_duration_since(clock::now()));
-        }
-        self.looked = now;
-        self.counters.traffic.wakeups += 1;
-        Ok(())
-    }
-
-    /// Learns which sources are ready, without sleeping. One system call for all of them.
-    fn look(&mut self, now: Instant) -> Result<(), Error> {
-        self.poll(Some(Duration::ZERO))?;
-        self.looked = now;
-        Ok(())
-    }
-
-    /// Asks the kernel, and the TUN's threads, who is ready. True if that is not all that there is to do.
-    fn poll(&mut self, time: Option<Duration>) -> Result<bool, Error> {
-        let woken = self.poller.wait(time, &mut self.ready).map_err(|error| Error::Wait(error.into()))?;
-        self.ready.tun |= self.tun.has_arrived(Arrival::Frames);
-        for (family, is_writable) in [(Family::V4, woken.v4_writable), (Family::V6, woken.v6_writable)] {
-            if is_writable && let Some(socket) = self.sender.socket(family) {
-                self.poller.unwatch_writable(family, socket);
-                self.sender.unblock(family);
-            }
-        }
-        Ok(woken.alarm || woken.nothing || woken.v4_writable || woken.v6_writable)
-    }
-
-    /// Asks to be woken when a full socket takes something again.
-    fn watch_blocked(&mut self, now: Instant) {
-        for family in [Family::V4, Family::V6] {
-            let is_full = self.sender.blocked(family) == Some(Blocked::Full);
-            let Some(socket) = self.sender.socket(family).filter(|_| is_full) else { continue };
-            if let Err(error) = self.poller.watch_writable(family, socket) {
-                tracing::debug!(%error, ?family, "cannot wait until a full socket is writable");
-                self.sender.retry_later(family, now);
-            }
-        }
-    }
-
-    fn next_deadline(&self) -> Option<Instant> {
-        let retry = |family| match self.sender.blocked(family) {
-            Some(Blocked::Until(then)) => Some(then),
-            _ => None,
-        };
-        let deadlines =
-            [self.tunnel.poll_timeout(), self.tun.retry_at(), retry(Family::V4), retry(Family::V6)];
-        deadlines.into_iter().flatten().min()
-    }
-}
-
-fn poller(alarm: &Alarm, tun: &impl TunPort, sockets: &Sockets) -> io::Result<Poller> {
-    let mut poller = Poller::new(alarm.as_fd())?;
-    poller.add_sockets(sockets)?;
-    if let Some(source) = tun.source() {
-        poller.add_tun(source)?;
-    }
-    Ok(poller)
 }
 
 /// A free function, for the loop calls it while it holds a frame of the TUN's.

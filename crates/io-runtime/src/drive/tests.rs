@@ -91,14 +91,9 @@ fn a_full_socket_holds_the_tun_back_loses_nothing_and_stops_nothing_that_arrives
     }
 }
 
-async fn hold_back(arrangement: Arrangement) {
-    let (a, b) = (End::start(arrangement, 1), End::start(arrangement, 2));
-    a.know(&b, B).await;
-    b.know(&a, A).await;
-    a.host.send_packet(&packet(A, B, 0)).unwrap();
-    assert_eq!(b.recv().await, 0);
-
-    // The host writes until a's device takes no more: a has stopped reading it.
+/// Fills a's socket, and then its device, until the host can write no more: a has stopped reading. Gives how many
+/// packets that took.
+async fn fill(a: &End) -> u32 {
     a.full.store(true, Relaxed);
     let mut sent = 0;
     let mut refused = 0;
@@ -113,6 +108,17 @@ async fn hold_back(arrangement: Arrangement) {
             }
         }
     }
+    sent
+}
+
+async fn hold_back(arrangement: Arrangement) {
+    let (a, b) = (End::start(arrangement, 1), End::start(arrangement, 2));
+    a.know(&b, B).await;
+    b.know(&a, A).await;
+    a.host.send_packet(&packet(A, B, 0)).unwrap();
+    assert_eq!(b.recv().await, 0);
+
+    let sent = fill(&a).await;
     let status = a.handle.status().await.unwrap();
     assert!(status.io.traffic.udp_send_blocked > 0);
     let taken = status.io.traffic.tun_packets_read as usize * PACKET;
@@ -128,5 +134,24 @@ async fn hold_back(arrangement: Arrangement) {
     let status = a.handle.status().await.unwrap();
     assert_eq!(status.io.drops.total(), 0);
     a.finish().await;
+    b.finish().await;
+}
+
+#[test]
+fn a_deleted_device_is_noticed_though_a_full_socket_holds_the_tun_back() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async { timeout(LIMIT, delete_while_held_back()).await.expect("the test hung") });
+}
+
+async fn delete_while_held_back() {
+    let (a, b) = (End::start(Arrangement::Inline, 1), End::start(Arrangement::Inline, 2));
+    a.know(&b, B).await;
+    b.know(&a, A).await;
+    a.host.send_packet(&packet(A, B, 0)).unwrap();
+    assert_eq!(b.recv().await, 0);
+    fill(&a).await;
+    let End { handle, host, .. } = a;
+    drop(host);
+    assert!(matches!(handle.finished().await, Err(Error::DeviceGone)));
     b.finish().await;
 }

@@ -1,0 +1,101 @@
+//! When the loop sleeps, and what it wakes for.
+
+use std::{
+    io,
+    os::fd::AsFd,
+    time::{Duration, Instant},
+};
+
+use encrypt::Identity;
+
+use super::{DataPlane, Source};
+use crate::{
+    Error,
+    alarm::{Alarm, Arrival},
+    clock,
+    poller::Poller,
+    tun::TunPort,
+    udp::{Blocked, Family, Sockets},
+};
+
+/// Knows every descriptor that the loop sleeps on.
+pub(super) fn poller(alarm: &Alarm, tun: &impl TunPort, sockets: &Sockets) -> io::Result<Poller> {
+    let mut poller = Poller::new(alarm.as_fd())?;
+    poller.add_sockets(sockets)?;
+    if let Some(source) = tun.source() {
+        poller.add_tun(source)?;
+    }
+    Ok(poller)
+}
+
+impl<I: Identity, P: TunPort> DataPlane<I, P> {
+    /// Sleeps until a source may have something that has somewhere to go, a full socket may take something, a deadline
+    /// has passed or somebody asks for something.
+    pub(super) fn wait(&mut self, now: Instant, egress: Source, ingress: Source) -> Result<(), Error> {
+        self.watch_blocked(now);
+        let deadline = self.next_deadline();
+        let (takes_frames, wants_room) = (egress == Source::Drained, ingress == Source::Held);
+        let arrivals = [takes_frames.then_some(Arrival::Frames), wants_room.then_some(Arrival::Room)];
+        let arrivals = arrivals.into_iter().flatten();
+        let mut time = deadline.map(|deadline| deadline.saturating_duration_since(now));
+        while time != Some(Duration::ZERO) {
+            self.alarm.arm(arrivals.clone());
+            let is_there =
+                self.alarm.was_asked() || arrivals.clone().any(|arrival| self.tun.has_arrived(arrival));
+            let woken = self.poll(if is_there { Some(Duration::ZERO) } else { time })?;
+            self.alarm.disarm();
+            let has_frames = takes_frames && self.ready.tun;
+            let has_datagrams = !wants_room && self.ready.any_socket();
+            if is_there || woken || has_frames || has_datagrams || self.ready.tun_failed {
+                break;
+            }
+            // What woke it has to wait, so go on sleeping.
+            time = deadline.map(|deadline| deadline.saturating_duration_since(clock::now()));
+        }
+        self.looked = now;
+        self.counters.traffic.wakeups += 1;
+        Ok(())
+    }
+
+    /// Learns which sources are ready, without sleeping. One system call for all of them.
+    pub(super) fn look(&mut self, now: Instant) -> Result<(), Error> {
+        self.poll(Some(Duration::ZERO))?;
+        self.looked = now;
+        Ok(())
+    }
+
+    /// Asks the kernel, and the TUN's threads, who is ready. True if that is not all that there is to do.
+    fn poll(&mut self, time: Option<Duration>) -> Result<bool, Error> {
+        let woken = self.poller.wait(time, &mut self.ready).map_err(|error| Error::Wait(error.into()))?;
+        self.ready.tun |= self.tun.has_arrived(Arrival::Frames);
+        for (family, is_writable) in [(Family::V4, woken.v4_writable), (Family::V6, woken.v6_writable)] {
+            if is_writable && let Some(socket) = self.sender.socket(family) {
+                self.poller.unwatch_writable(family, socket);
+                self.sender.unblock(family);
+            }
+        }
+        Ok(woken.alarm || woken.nothing || woken.v4_writable || woken.v6_writable)
+    }
+
+    /// Asks to be woken when a full socket takes something again.
+    fn watch_blocked(&mut self, now: Instant) {
+        for family in [Family::V4, Family::V6] {
+            let is_full = self.sender.blocked(family) == Some(Blocked::Full);
+            let Some(socket) = self.sender.socket(family).filter(|_| is_full) else { continue };
+            if let Err(error) = self.poller.watch_writable(family, socket) {
+                tracing::debug!(%error, ?family, "cannot wait until a full socket is writable");
+                self.sender.retry_later(family, now);
+            }
+        }
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        let retry = |family| match self.sender.blocked(family) {
+            Some(Blocked::Until(then)) => Some(then),
+            _ => None,
+        };
+        let deadlines =
+            [self.tunnel.poll_timeout(), self.tun.retry_at(), retry(Family::V4), retry(Family::V6)];
+        deadlines.into_iter().flatten().min()
+    }
+}
