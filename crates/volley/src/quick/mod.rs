@@ -297,9 +297,9 @@ async fn take_down(net: &Net, name: &str, config: &Config) -> Result<(), Trouble
     if let Some(index) = net.index(name).await.or_trouble("cannot list interfaces")? {
         net.delete_link(index).await.or_trouble(format!("cannot delete `{name}`"))?;
     }
-    // Whoever comes next should not find the old daemon.
+    // Whoever comes next should not find the old daemon, nor its socket: that goes last.
     for _ in 0..200 {
-        if !is_alive(&socket) {
+        if !socket.exists() {
             break;
         }
         thread::sleep(Duration::from_millis(10));
