@@ -3,7 +3,7 @@
 use anyhow::Result;
 use plotters::prelude::*;
 
-use crate::measure::{Case, Metric, Results};
+use crate::measure::{Case, LOST, Metric, Results};
 
 /// Four panels, each readable at the width of a page.
 const SIZE: (u32, u32) = (1_120, 700);
@@ -69,9 +69,8 @@ type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
 
 fn draw_panel(area: &Area<'_>, panel: &Panel, results: &Results) -> Result<()> {
     let columns = results.columns();
-    let figure = |column| results.median(column, panel.case, panel.metric).map(|value| value / panel.unit);
-    let figures: Vec<_> = (0..columns.len()).map(figure).collect();
-    let top = figures.iter().flatten().copied().fold(0.0, f64::max) * 1.15;
+    let figures: Vec<_> = (0..columns.len()).map(|column| panel.figure(results, column)).collect();
+    let top = figures.iter().filter_map(Figure::value).fold(0.0, f64::max) * 1.15;
     let top = if top > 0.0 { top } else { 1.0 };
     let mut chart = ChartBuilder::on(area)
         .caption(panel.title, (FONT, 17))
@@ -87,14 +86,14 @@ fn draw_panel(area: &Area<'_>, panel: &Panel, results: &Results) -> Result<()> {
         .y_labels(6)
         .label_style((FONT, 14))
         .draw()?;
-    for (column, value) in figures.into_iter().enumerate() {
+    for (column, figure) in figures.into_iter().enumerate() {
         let left = column as f64;
-        if let Some(value) = value {
+        if let Some(value) = figure.value() {
             let bar = [(left + 0.15, 0.0), (left + 0.85, value)];
             chart.draw_series([Rectangle::new(bar, BAR.filled())])?;
-            let above = (left + 0.2, value + top * 0.06);
-            chart.draw_series([Text::new(short(value), above, (FONT, 14))])?;
         }
+        let above = (left + 0.2, figure.value().unwrap_or_default() + top * 0.06);
+        chart.draw_series([Text::new(figure.label(), above, (FONT, 14))])?;
         let letter: String = columns[column].chars().take(3).collect();
         let (x, y) = chart.backend_coord(&(left + 0.4, 0.0));
         let (origin_x, origin_y) = area.get_base_pixel();
@@ -103,8 +102,38 @@ fn draw_panel(area: &Area<'_>, panel: &Panel, results: &Results) -> Result<()> {
     Ok(())
 }
 
-fn short(value: f64) -> String {
-    if value >= 100.0 { format!("{value:.0}") } else { format!("{value:.2}") }
+/// What a panel shows of a column.
+enum Figure {
+    Value(f64),
+    /// The percentile fell among pings that had no answer. As a bar, a second would flatten all others.
+    Lost,
+    NotMeasured,
+}
+
+impl Panel {
+    fn figure(&self, results: &Results, column: usize) -> Figure {
+        let is_time = matches!(self.metric, Metric::P50 | Metric::P99);
+        match results.median(column, self.case, self.metric) {
+            None => Figure::NotMeasured,
+            Some(micros) if is_time && micros >= LOST.as_secs_f64() * 1e6 => Figure::Lost,
+            Some(value) => Figure::Value(value / self.unit),
+        }
+    }
+}
+
+impl Figure {
+    fn value(&self) -> Option<f64> {
+        if let Self::Value(value) = self { Some(*value) } else { None }
+    }
+
+    fn label(&self) -> String {
+        match self {
+            Self::Value(value) if *value >= 100.0 => format!("{value:.0}"),
+            Self::Value(value) => format!("{value:.2}"),
+            Self::Lost => "lost".into(),
+            Self::NotMeasured => String::new(),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -119,9 +148,10 @@ mod tests {
         results.add(0, Case::Tcp1, Metric::Gbps, 1.25);
         results.add(1, Case::Tcp1, Metric::Gbps, 250.0);
         results.add(1, Case::Udp64, Metric::PacketsPerSecond, 500_000.0);
+        results.add(0, Case::PingLoad, Metric::P99, 1e6);
         let svg = draw(&results).unwrap();
         assert_eq!(bars(&svg) - empty, 3);
-        for text in ["1.25", "250", "500", "(b) second", "Gbit/s"] {
+        for text in ["1.25", "250", "500", "(b) second", "Gbit/s", ">\nlost"] {
             assert!(svg.contains(text), "{text}");
         }
     }

@@ -76,7 +76,7 @@ const PING_INTERVAL: Duration = Duration::from_millis(5);
 /// Pings beside TCP start when its window has opened.
 const WARM_UP: Duration = Duration::from_millis(500);
 /// What a lost ping counts for in percentiles.
-const LOST: Duration = Duration::from_secs(1);
+pub(crate) const LOST: Duration = Duration::from_secs(1);
 
 impl Case {
     /// What it is called in tables.

@@ -15,7 +15,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::cargo;
 
-pub(crate) use case::{Case, Metric, Settings};
+pub(crate) use case::{Case, LOST, Metric, Settings};
 pub(crate) use machine::Machine;
 pub(crate) use results::Results;
 pub(crate) use rounds::{Column, Underlay, estimate, run_rounds};
