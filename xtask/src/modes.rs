@@ -19,17 +19,30 @@ pub(crate) const MODES: [Mode; 4] = [
     // The TUN's own threads are a part of the seed, so before it there is one loop.
     Mode {
         name: "(a) one packet per call",
-        arguments: &["--batch=1", "--no-udp-gso", "--no-udp-gro", "--no-tun-offload", "--arrangement=inline"],
+        arguments: &[
+            "--batch=1",
+            "--no-udp-gso",
+            "--no-udp-gro",
+            "--no-tun-offload",
+            "--no-sched-batch",
+            "--arrangement=inline",
+        ],
     },
     Mode {
         name: "(b) the seed: batches, GSO",
-        arguments: &["--batch=50", "--no-udp-gro", "--no-tun-offload", "--arrangement=tun-threads"],
+        arguments: &[
+            "--batch=50",
+            "--no-udp-gro",
+            "--no-tun-offload",
+            "--no-sched-batch",
+            "--arrangement=tun-threads",
+        ],
     },
     Mode {
         name: "(c) … and UDP GRO",
-        arguments: &["--batch=50", "--no-tun-offload", "--arrangement=tun-threads"],
+        arguments: &["--batch=50", "--no-tun-offload", "--no-sched-batch", "--arrangement=tun-threads"],
     },
-    Mode { name: "(d) … and TUN offloads", arguments: &[] },
+    Mode { name: "(d) … and all the rest", arguments: &[] },
 ];
 
 impl Mode {

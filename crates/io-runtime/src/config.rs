@@ -28,6 +28,9 @@ pub struct RuntimeConfig {
     pub udp_gro: bool,
     /// Coalesce what goes to the TUN into super-packets, where the device takes them.
     pub tun_coalesce: bool,
+    /// Have the data plane's threads scheduled as `SCHED_BATCH` (sched(7)), as long as no other program keeps
+    /// the processors busy. See docs/threads.md.
+    pub sched_batch: bool,
     /// Initial UDP port, 0 for any.
     pub listen_port: u16,
     /// Initial SO_MARK, 0 for none.
@@ -44,6 +47,7 @@ impl Default for RuntimeConfig {
             udp_gso: true,
             udp_gro: true,
             tun_coalesce: true,
+            sched_batch: true,
             listen_port: 0,
             fwmark: 0,
             mtu: 1420,

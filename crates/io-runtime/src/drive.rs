@@ -19,6 +19,7 @@ use crate::{
     clock,
     handle::{COMMAND_QUEUE, Command, Requests},
     poller::{Poller, Ready},
+    scheduling::Scheduling,
     tun::TunPort,
     udp::{self, Family, Receiver, Sender, Sockets, UdpSocket},
 };
@@ -52,6 +53,7 @@ pub(crate) struct DataPlane<I: Identity, P> {
     ready: Ready,
     /// When the loop last learned which sources are ready.
     looked: Instant,
+    scheduling: Scheduling,
     requests: Requests,
     config: RuntimeConfig,
     features: Features,
@@ -71,6 +73,7 @@ enum Source {
 }
 
 impl<I: Identity, P: TunPort> DataPlane<I, P> {
+    /// For the calling thread.
     pub(crate) fn new(
         tun: P,
         sockets: Sockets,
@@ -84,6 +87,7 @@ impl<I: Identity, P: TunPort> DataPlane<I, P> {
         let max_segments = if gso { features.udp_gso_segments } else { DEFAULT_SEGMENTS };
         let poller = wait::poller(&alarm, &tun, &sockets).map_err(|error| Error::Start(error.into()))?;
         let Sockets { v4, v6, port } = sockets;
+        let now = clock::now();
         Ok(Self {
             tunnel: Tunnel::new(TunnelConfig { mtu: config.mtu, ..TunnelConfig::default() }),
             tun,
@@ -93,7 +97,8 @@ impl<I: Identity, P: TunPort> DataPlane<I, P> {
             poller,
             alarm,
             ready: Ready::ALL,
-            looked: clock::now(),
+            looked: now,
+            scheduling: Scheduling::start(config.sched_batch, now),
             requests,
             config,
             features,
@@ -315,7 +320,11 @@ impl<I: Identity, P: TunPort> DataPlane<I, P> {
             now,
             core: *self.tunnel.counters(),
             io: self.counters,
-            features: Features { tun_coalesce: self.tun_coalesce(), ..self.features.clone() },
+            features: Features {
+                tun_coalesce: self.tun_coalesce(),
+                sched_batch: self.scheduling.feature(),
+                ..self.features.clone()
+            },
         }
     }
 

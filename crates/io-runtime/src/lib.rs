@@ -1,5 +1,5 @@
 #![doc = include_str!("../README.md")]
-#![deny(unsafe_code)] // allowed in udp/sys.rs (socket options)
+#![deny(unsafe_code)] // allowed in udp/sys.rs (socket options) and scheduling/sys.rs (policies)
 
 mod alarm;
 pub mod clock;
@@ -11,6 +11,7 @@ mod handle;
 mod kernel;
 mod poller;
 mod runtime;
+mod scheduling;
 mod status;
 mod tun;
 mod udp;

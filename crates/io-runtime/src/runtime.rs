@@ -63,6 +63,7 @@ where
         segments = features.udp_gso_segments,
         udp_gro = %features.udp_gro,
         tun_coalesce = %features.tun_coalesce,
+        sched_batch = %features.sched_batch,
         tun_offloads = ?features.tun_offloads,
         send_buffer = features.udp_send_buffer,
         recv_buffer = features.udp_recv_buffer,
@@ -96,7 +97,7 @@ fn live<I: Identity + 'static, D: TunDevice + AsFd>(
         let coalesce = coalesce_config(&features);
         match features.arrangement {
             Arrangement::TunThreads => {
-                let tun = Threads::start(device, coalesce, config.batch, &alarm).map_err(start_error)?;
+                let tun = Threads::start(device, coalesce, &config, &alarm).map_err(start_error)?;
                 let plane = DataPlane::<I, _>::new(tun, sockets, config, features, alarm, requests)?;
                 run(plane, started)
             }
@@ -153,6 +154,7 @@ fn features(
         udp_gso_segments: if udp_gso.is_on() { max_gso_segments() } else { 1 },
         udp_gro: feature(config.udp_gro, sockets.v4.has_gro()),
         tun_coalesce: feature(config.tun_coalesce, offloads.tso || offloads.uso),
+        sched_batch: feature(config.sched_batch, true), // its thread will know better
         tun_offloads: offloads,
         udp_send_buffer,
         udp_recv_buffer,

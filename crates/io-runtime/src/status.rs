@@ -50,6 +50,8 @@ pub struct Features {
     pub udp_gro: Feature,
     /// Super-packets are written to the TUN.
     pub tun_coalesce: Feature,
+    /// The loop's thread is scheduled as `SCHED_BATCH`.
+    pub sched_batch: Feature,
     /// What the TUN device gives and takes.
     pub tun_offloads: Offloads,
     /// Kernel send buffer of each UDP socket, bytes, as read back.
@@ -72,6 +74,10 @@ pub enum Feature {
     Refused,
     /// This kernel (Linux 7.0 – 7.1.4) corrupts UDP GSO trains of equal segments.
     KernelBug,
+    /// Off for a while: another program keeps the processor busy that this thread runs on.
+    Resting,
+    /// Whoever started us has chosen otherwise.
+    Overruled,
 }
 
 impl Feature {
@@ -89,6 +95,8 @@ impl fmt::Display for Feature {
             Self::Unsupported => "off (not supported here)",
             Self::Refused => "off (refused by the kernel)",
             Self::KernelBug => "off (Linux 7.0 to 7.1.4 corrupts UDP GSO)",
+            Self::Resting => "off for now (another program keeps the processor busy)",
+            Self::Overruled => "off (started with another policy)",
         })
     }
 }

@@ -131,6 +131,10 @@ pub struct DaemonArgs {
     #[arg(long, env = "VOLLEY_NO_TUN_COALESCE", value_parser = switch, action = ArgAction::SetTrue)]
     pub no_tun_coalesce: bool,
 
+    /// Have the data plane's threads scheduled like any others.
+    #[arg(long, env = "VOLLEY_NO_SCHED_BATCH", value_parser = switch, action = ArgAction::SetTrue)]
+    pub no_sched_batch: bool,
+
     /// Serve Prometheus metrics at http://ADDR/metrics. A bare port means the loopback: keep it there, or
     /// others learn who your peers are.
     #[arg(long, value_name = "ADDR", env = "VOLLEY_METRICS", value_parser = metrics::listen_addr)]
@@ -175,6 +179,7 @@ impl DaemonArgs {
             udp_gso: !self.no_udp_gso,
             udp_gro: !self.no_udp_gro,
             tun_coalesce: !self.no_tun_offload && !self.no_tun_coalesce,
+            sched_batch: !self.no_sched_batch,
             listen_port: self.listen_port,
             fwmark: 0,
             mtu,

@@ -63,10 +63,11 @@ fn stages() -> Vec<Stage> {
     let [one, seed, gro, _] = MODES.map(|mode| (mode.name, mode.arguments));
     let tun_in = (
         "(d) … and super-packets read",
-        &["--batch=50", "--no-tun-coalesce", "--arrangement=tun-threads"][..],
+        &["--batch=50", "--no-tun-coalesce", "--no-sched-batch", "--arrangement=tun-threads"][..],
     );
-    let tun_out = ("(e) … and written", &["--batch=50", "--arrangement=tun-threads"][..]);
-    let inline = &["--batch=50", "--arrangement=inline"][..];
+    let tun_out = ("(e) … and written", &["--batch=50", "--no-sched-batch", "--arrangement=tun-threads"][..]);
+    let inline = ("(f) … in one loop", &["--batch=50", "--no-sched-batch", "--arrangement=inline"][..]);
+    let all = &["--batch=50", "--arrangement=inline"][..];
     let (plain, v6) = (Underlay::Plain, Underlay::V6);
     [
         (one, None, plain),
@@ -74,10 +75,11 @@ fn stages() -> Vec<Stage> {
         (gro, Some('b'), plain),
         (tun_in, Some('c'), plain),
         (tun_out, Some('d'), plain),
-        (("(f) … in one loop", inline), Some('e'), plain),
-        (("(g) as (f), IPv6 outside", inline), Some('f'), v6),
-        (("(h) as (f), link cuts trains", inline), Some('f'), Underlay::Cut),
-        (("(i) as (h), receiver joins", inline), Some('h'), Underlay::CutAndJoined),
+        (inline, Some('e'), plain),
+        (("(g) … in batch scheduling", all), Some('f'), plain),
+        (("(h) as (g), IPv6 outside", all), Some('g'), v6),
+        (("(i) as (g), link cuts trains", all), Some('g'), Underlay::Cut),
+        (("(j) as (i), receiver joins", all), Some('i'), Underlay::CutAndJoined),
     ]
     .into_iter()
     .map(|((name, arguments), adds_to, underlay)| Stage { name, adds_to, arguments, underlay })
@@ -165,6 +167,6 @@ mod tests {
     #[test]
     fn every_stage_has_a_letter_of_its_own() {
         let letters: String = stages().iter().map(Stage::letter).collect();
-        assert_eq!(letters, "abcdefghi");
+        assert_eq!(letters, "abcdefghij");
     }
 }

@@ -154,9 +154,9 @@ mod tests {
         for part in [
             "a CPU, 2 cores, Linux 6.1, 2026-01-01",
             "(b) the seed: batches, GSO against (a): TCP 2.00 ×, CPU per byte 1.00 ×",
-            "(h) as (f), link cuts trains against (f): TCP 4.00 ×",
+            "(i) as (g), link cuts trains against (g): TCP 4.00 ×",
             "131 µs per 64 KiB of TCP, 2.18 × the floor",
-            "`--batch=50 --no-tun-offload --arrangement=tun-threads`",
+            "`--batch=50 --no-tun-offload --no-sched-batch --arrangement=tun-threads`",
             "(ablation.svg)",
         ] {
             assert!(text.contains(part), "{part}\n{text}");

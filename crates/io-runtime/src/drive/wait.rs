@@ -53,6 +53,7 @@ impl<I: Identity, P: TunPort> DataPlane<I, P> {
             time = deadline.map(|deadline| deadline.saturating_duration_since(clock::now()));
         }
         self.looked = now;
+        self.scheduling.review(now);
         self.counters.traffic.wakeups += 1;
         Ok(())
     }

@@ -30,9 +30,11 @@ use super::{
     frames::{BUFFER_BYTES, FrameBatch},
 };
 use crate::{
-    Error, IoCounters,
+    Error, IoCounters, RuntimeConfig,
     alarm::{Alarm, Arrival},
+    clock,
     runtime::panic_message,
+    scheduling::Scheduling,
 };
 
 /// Frame batches in circulation. The loop works on one, so the reader is ahead by the others.
@@ -72,11 +74,12 @@ struct Workers {
 }
 
 impl Threads {
-    /// `batch` bounds the frames in one item of the batching channel. What the threads hand over rings `alarm`.
+    /// Of the settings, `batch` bounds the frames in one item of the batching channel. What the threads hand over
+    /// rings `alarm`.
     pub(crate) fn start<D: TunDevice + AsFd>(
         device: Arc<D>,
         coalesce: CoalesceConfig,
-        batch: usize,
+        config: &RuntimeConfig,
         alarm: &Arc<Alarm>,
     ) -> io::Result<Self> {
         let stop = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?);
@@ -86,7 +89,7 @@ impl Threads {
         let (to_write, writing) = flume::bounded(OUTLETS);
         let (returning, written) = flume::bounded(OUTLETS);
         for _ in 0..FRAME_BATCHES {
-            let _ = empty.try_send(FrameBatch::new(batch));
+            let _ = empty.try_send(FrameBatch::new(config.batch));
         }
         for _ in 1..OUTLETS {
             let _ = returning.try_send(Outlet::new(coalesce));
@@ -101,9 +104,10 @@ impl Threads {
             filling,
             bell: bell(Arrival::Frames),
         };
-        workers.start("tun-read", move || reader.run())?;
+        let sched_batch = config.sched_batch;
+        workers.start("tun-read", move || reader.run(Scheduling::start(sched_batch, clock::now())))?;
         let writer = Writer { device, stop, writing, returning, bell: bell(Arrival::Room) };
-        workers.start("tun-write", move || writer.run())?;
+        workers.start("tun-write", move || writer.run(Scheduling::start(sched_batch, clock::now())))?;
         let outlet = Outlet::new(coalesce);
         Ok(Self {
             filled,
@@ -272,9 +276,9 @@ struct Reader<D> {
 
 impl<D: TunDevice + AsFd> Reader<D> {
     /// Ends when a channel is closed, `stop` is raised or the device fails.
-    fn run(self) {
+    fn run(self, mut scheduling: Scheduling) {
         while let Ok(mut batch) = self.to_fill.recv() {
-            let filled = match self.fill(&mut batch) {
+            let filled = match self.fill(&mut batch, &mut scheduling) {
                 Ok(false) => return,
                 Ok(true) => Ok(batch),
                 Err(error) => Err(error),
@@ -288,7 +292,7 @@ impl<D: TunDevice + AsFd> Reader<D> {
     }
 
     /// Reads at least one frame, and then all there are. False when it is time to stop.
-    fn fill(&self, batch: &mut FrameBatch) -> Result<bool, Error> {
+    fn fill(&self, batch: &mut FrameBatch, scheduling: &mut Scheduling) -> Result<bool, Error> {
         loop {
             batch.fill(&*self.device)?;
             if !batch.is_empty() {
@@ -298,6 +302,7 @@ impl<D: TunDevice + AsFd> Reader<D> {
             if woken.map_err(|error| Error::Device(error.into()))? == Woken::Stop {
                 return Ok(false);
             }
+            scheduling.review(clock::now());
         }
     }
 }
@@ -313,8 +318,9 @@ struct Writer<D> {
 impl<D: TunDevice + AsFd> Writer<D> {
     /// Ends when a channel is closed, `stop` is raised or the device is gone. That it is gone, the reader
     /// reports.
-    fn run(self) {
+    fn run(self, mut scheduling: Scheduling) {
         while let Ok(mut outlet) = self.writing.recv() {
+            scheduling.review(clock::now());
             loop {
                 match outlet.flush(&*self.device) {
                     Flushed::All => break,

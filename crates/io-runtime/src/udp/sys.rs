@@ -1,4 +1,4 @@
-//! The socket options that neither nix nor socket2 knows. The only unsafe code of this crate.
+//! The socket options that neither nix nor socket2 knows.
 #![allow(unsafe_code)]
 
 use std::{

@@ -175,13 +175,14 @@ fn summary(status: &DeviceStatus) -> String {
     let offloads: Vec<_> = offloads.iter().filter(|(_, on)| *on).map(|(name, _)| *name).collect();
     let offloads = if offloads.is_empty() { "off".to_owned() } else { offloads.join("+") };
     format!(
-        "UDP port {}, {}, GSO {}, GRO {}, TUN offloads {offloads}, coalescing {}, {:?}, MTU {}",
+        "UDP port {}, {}, GSO {}, GRO {}, TUN offloads {offloads}, coalescing {}, {:?}, batch scheduling {}, MTU {}",
         status.listen_port,
         if features.ipv6 { "IPv4 and IPv6" } else { "IPv4 only" },
         features.udp_gso,
         features.udp_gro,
         features.tun_coalesce,
         features.arrangement,
+        features.sched_batch,
         status.mtu,
     )
 }

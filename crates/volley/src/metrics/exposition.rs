@@ -42,6 +42,7 @@ fn states(text: &mut Exposition, status: &DeviceStatus) {
         ("udp_gso", (features.udp_gso.is_on(), features.udp_gso.to_string())),
         ("udp_gro", (features.udp_gro.is_on(), features.udp_gro.to_string())),
         ("tun_coalesce", (features.tun_coalesce.is_on(), features.tun_coalesce.to_string())),
+        ("sched_batch", (features.sched_batch.is_on(), features.sched_batch.to_string())),
         ("tun_checksum", on(offloads.checksum)),
         ("tun_tso", on(offloads.tso)),
         ("tun_uso", on(offloads.uso)),

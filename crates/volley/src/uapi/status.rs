@@ -100,6 +100,7 @@ fn features(device: &DeviceStatus) -> Vec<(&'static str, String)> {
         ("udp_gso_segments", features.udp_gso_segments.to_string()),
         ("udp_gro", features.udp_gro.to_string()),
         ("tun_coalesce", features.tun_coalesce.to_string()),
+        ("sched_batch", features.sched_batch.to_string()),
         ("tun_checksum", on(offloads.checksum)),
         ("tun_tso", on(offloads.tso)),
         ("tun_uso", on(offloads.uso)),
