@@ -25,15 +25,17 @@ use self::{
 };
 use crate::Feature;
 
-/// Whether batch scheduling is in use on one thread, and what watches over it.
+/// Whether batch scheduling is in use on one thread.
 #[derive(Debug)]
-pub(crate) struct Scheduling {
-    off: Feature,
-    batch: Option<Batch>,
+pub(crate) enum Scheduling {
+    Batch(Batch),
+    /// And why.
+    Off(Feature),
 }
 
+/// What watches over it.
 #[derive(Debug)]
-struct Batch {
+pub(crate) struct Batch {
     schedstat: File,
     judge: Judge,
 }
@@ -42,27 +44,26 @@ impl Scheduling {
     /// For the calling thread, which alone may use it.
     pub(crate) fn start(wanted: bool, now: Instant) -> Self {
         let started = if wanted { Batch::start(now) } else { Err(Feature::Disabled) };
-        match started {
-            Ok(batch) => Self { off: Feature::On, batch: Some(batch) },
-            Err(off) => Self { off, batch: None },
-        }
+        started.map_or_else(Self::Off, Self::Batch)
     }
 
     pub(crate) fn feature(&self) -> Feature {
-        match &self.batch {
-            None => self.off,
-            Some(batch) if batch.judge.policy() == Policy::Other => Feature::Resting,
-            Some(_) => Feature::On,
+        match self {
+            Self::Off(why) => *why,
+            Self::Batch(batch) if batch.judge.policy() == Policy::Other => Feature::Resting,
+            Self::Batch(_) => Feature::On,
         }
     }
 
     /// To be called whenever the loop has slept. Costs a comparison, and every 100 ms a system call.
     pub(crate) fn review(&mut self, now: Instant) {
-        let Some(batch) = self.batch.as_mut().filter(|batch| batch.judge.is_due(now)) else { return };
-        if let Err(error) = batch.review(now) {
+        if let Self::Batch(batch) = self
+            && batch.judge.is_due(now)
+            && let Err(error) = batch.review(now)
+        {
             tracing::debug!(%error, "batch scheduling is off");
             let _ = sys::set_policy(Policy::Other);
-            *self = Self { off: Feature::Refused, batch: None };
+            *self = Self::Off(Feature::Refused);
         }
     }
 }
@@ -142,7 +143,7 @@ mod tests {
         let followed = thread::spawn(|| {
             let now = clock::now();
             let mut scheduling = Scheduling::start(true, now);
-            let batch = scheduling.batch.as_mut().unwrap();
+            let Scheduling::Batch(batch) = &mut scheduling else { panic!("{scheduling:?}") };
             // Nine turns, each after a wait of a second.
             batch.judge = Judge::new(Waits::default(), now);
             batch.judge.judge(Waits { time: Duration::from_secs(9), turns: 9 }, now);
