@@ -152,7 +152,12 @@ impl<I: Identity, P: TunPort> DataPlane<I, P> {
                 return if ready.tun_failed { Err(Error::DeviceGone) } else { Ok(Source::Held) };
             }
             let Some(frame) = tun.next_frame(counters)? else {
-                (ready.tun, ready.tun_failed) = (false, false);
+                // While its interface is being deleted, a TUN device fails and its reads still say that there is
+                // nothing yet. It will not call again.
+                if ready.tun_failed {
+                    return Err(Error::DeviceGone);
+                }
+                ready.tun = false;
                 return Ok(Source::Drained);
             };
             bytes += frame.len();

@@ -1,15 +1,19 @@
-//! What a full socket does to the rest of the loop.
+//! What a full socket does to the rest of the loop, and a device that goes away.
 
 use std::{
-    io::ErrorKind,
+    io::{self, ErrorKind},
     net::{IpAddr, Ipv4Addr},
+    os::{
+        fd::{AsFd, BorrowedFd},
+        unix::net::UnixStream,
+    },
     sync::atomic::Ordering::Relaxed,
     time::Duration,
 };
 
 use encrypt::{Identity as _, PrivateKey, PublicKey, deterministic::InsecureIdentity};
 use tokio::time::timeout;
-use tun_device::{MAX_FRAME_LEN, MemoryHost, MemoryTun, Offloads, VNET_HEADER_LEN};
+use tun_device::{MAX_FRAME_LEN, MemoryHost, MemoryTun, Offloads, TunDevice, VNET_HEADER_LEN};
 use tunnel_core::{AllowedIpUpdate, PeerUpdate, TunnelUpdate};
 
 use super::*;
@@ -154,4 +158,49 @@ async fn delete_while_held_back() {
     drop(host);
     assert!(matches!(handle.finished().await, Err(Error::DeviceGone)));
     b.finish().await;
+}
+
+/// A TUN device as it is for the moment in which its interface is being deleted: poll tells of a failure, reads only
+/// of nothing to read.
+struct Dying(UnixStream);
+
+impl TunDevice for Dying {
+    fn name(&self) -> &str {
+        "dying"
+    }
+
+    fn offloads(&self) -> Offloads {
+        Offloads::NONE
+    }
+
+    fn recv(&self, _: &mut [u8]) -> io::Result<usize> {
+        Err(ErrorKind::WouldBlock.into())
+    }
+
+    fn send(&self, _: &[u8]) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl AsFd for Dying {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+#[test]
+fn a_deleted_device_is_noticed_though_a_read_says_only_that_it_is_empty() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    for arrangement in [Arrangement::Inline, Arrangement::TunThreads] {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let sockets = Sockets::bind(0, 0, true).unwrap_or_else(|error| panic!("{error:?}"));
+        let config = RuntimeConfig { arrangement, ..RuntimeConfig::default() };
+        let handle = start::<InsecureIdentity, _>(Dying(ours), sockets, config).unwrap();
+        runtime.block_on(async {
+            handle.status().await.unwrap();
+            drop(theirs);
+            let ended = timeout(LIMIT, handle.finished()).await.expect("it goes on without its device");
+            assert!(matches!(ended, Err(Error::DeviceGone)), "{ended:?}");
+        });
+    }
 }

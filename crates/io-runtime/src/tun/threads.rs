@@ -293,14 +293,20 @@ impl<D: TunDevice + AsFd> Reader<D> {
 
     /// Reads at least one frame, and then all there are. False when it is time to stop.
     fn fill(&self, batch: &mut FrameBatch, scheduling: &mut Scheduling) -> Result<bool, Error> {
+        let mut has_failed = false;
         loop {
             batch.fill(&*self.device)?;
             if !batch.is_empty() {
                 return Ok(true);
             }
+            if has_failed {
+                return Err(Error::DeviceGone);
+            }
             let woken = wait(&*self.device, PollFlags::POLLIN, &self.stop, PollTimeout::NONE);
-            if woken.map_err(|error| Error::Device(error.into()))? == Woken::Stop {
-                return Ok(false);
+            match woken.map_err(|error| Error::Device(error.into()))? {
+                Woken::Device => {}
+                Woken::Failure => has_failed = true,
+                Woken::Stop => return Ok(false),
             }
             scheduling.review(clock::now());
         }
@@ -346,7 +352,10 @@ impl<D: TunDevice + AsFd> Writer<D> {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Woken {
+    /// Or nothing in all that time.
     Device,
+    /// The device has failed, or its interface is gone.
+    Failure,
     Stop,
 }
 
@@ -360,6 +369,10 @@ fn wait(device: &impl AsFd, events: PollFlags, stop: &EventFd, timeout: PollTime
             Ok(_) => break,
         }
     }
-    let stopped = fds[1].any().unwrap_or(true);
-    Ok(if stopped { Woken::Stop } else { Woken::Device })
+    if fds[1].any().unwrap_or(true) {
+        return Ok(Woken::Stop);
+    }
+    let failure = PollFlags::POLLERR | PollFlags::POLLHUP | PollFlags::POLLNVAL;
+    let has_failed = fds[0].revents().is_none_or(|events| events.intersects(failure));
+    Ok(if has_failed { Woken::Failure } else { Woken::Device })
 }

@@ -46,8 +46,9 @@ impl Default for TunOptions {
 /// A Linux TUN interface. It goes away when this is dropped, unless it was made persistent.
 ///
 /// Wait for readiness on [`AsFd`]: readable when [`TunDevice::recv`] has a frame. When the interface is
-/// deleted, epoll reports **an error condition alone** (`EPOLLERR`): treat that as readable, too, and the
-/// next `recv` tells `UnexpectedEof`.
+/// deleted, epoll reports **an error condition alone** (`EPOLLERR`), once: treat that as readable, too, and the
+/// device as gone when the next `recv` tells `UnexpectedEof` *or* `WouldBlock`. The kernel wakes whoever waits
+/// just before it lets go of the device (`tun_detach_all`), and a read in between finds it merely empty.
 #[derive(Debug)]
 pub struct LinuxTun {
     file: File,

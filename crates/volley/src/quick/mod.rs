@@ -300,11 +300,12 @@ async fn take_down(net: &Net, name: &str, config: &Config) -> Result<(), Trouble
     // Whoever comes next should not find the old daemon, nor its socket: that goes last.
     for _ in 0..200 {
         if !socket.exists() {
-            break;
+            return Ok(());
         }
         thread::sleep(Duration::from_millis(10));
     }
-    Ok(())
+    Err(Trouble::new(format!("the daemon of `{name}` has not ended, though its interface is gone"))
+        .fix(format!("take its socket away: rm {}", socket.display())))
 }
 
 /// Says so at once, rather than with the first step that needs it.
