@@ -102,6 +102,10 @@ pub struct DaemonArgs {
     #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u16).range(576..))]
     pub mtu: Option<u16>,
 
+    /// The interface's transmit queue: packets, or super-packets, that may wait for the daemon. 2000 if not set.
+    #[arg(long, value_name = "PACKETS", env = "VOLLEY_TX_QUEUE_LEN", value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    pub tx_queue_len: Option<u32>,
+
     /// The UDP port until `wg` sets one; 0 lets the kernel choose.
     #[arg(long, value_name = "PORT", default_value_t = 0)]
     pub listen_port: u16,

@@ -161,6 +161,19 @@ fn the_interface_has_the_wireguard_mtu_and_changes_are_followed() {
 }
 
 #[test]
+fn the_interface_has_a_queue_for_small_packets_or_the_one_asked_for() {
+    lab(&["ip"], |lab| {
+        let _daemon = lab.daemon("wg0", &[]);
+        let _other = lab.daemon("wg1", &["--tx-queue-len", "77"]);
+        assert!(lab.run("ip link show wg0").contains(" qlen 2000\n"));
+        assert!(lab.run("ip link show wg1").contains(" qlen 77\n"));
+        let refused = lab.sh("volley wg2 --tx-queue-len 0");
+        assert_eq!(refused.status.code(), Some(2), "a queue for nothing: {refused:?}");
+        assert!(!lab.run("ip link show").contains("wg2"));
+    });
+}
+
+#[test]
 fn the_interface_goes_down_and_up_and_the_daemon_stays() {
     lab(&["ip", "wg"], |lab| {
         let mut daemon = lab.daemon("wg0", &[]);

@@ -21,6 +21,10 @@ use crate::{
 /// kernel's own device has, and what `wg-quick` sets.
 const DEFAULT_MTU: u16 = 1420;
 
+/// The transmit queue of a new interface, packets or super-packets. About what a busy sender of small packets writes in
+/// one of the scheduler's time slices (2.8 ms), for which the daemon may have to wait; measured in docs/performance.md.
+const DEFAULT_TX_QUEUE_LEN: u32 = 2_000;
+
 /// The interface and the socket, both ready.
 pub(super) struct Device {
     pub(super) tun: LinuxTun,
@@ -41,15 +45,14 @@ pub(super) fn open(args: &DaemonArgs) -> Result<Device, Trouble> {
         return Err(already_running(args.name()));
     }
 
+    let asked_for = TunOptions { offload, mtu: args.mtu.map(usize::from), tx_queue_len: args.tx_queue_len };
     let tun = match inherited_tun {
-        // Whoever made it has chosen its MTU.
-        Some(fd) => LinuxTun::from_fd(
-            fd,
-            &TunOptions { offload, mtu: args.mtu.map(usize::from), ..TunOptions::default() },
-        ),
+        // Whoever made it has chosen its MTU and its queue.
+        Some(fd) => LinuxTun::from_fd(fd, &asked_for),
         None => {
-            let mtu = Some(args.mtu.unwrap_or(DEFAULT_MTU).into());
-            LinuxTun::create(args.name(), &TunOptions { offload, mtu, ..TunOptions::default() })
+            let mtu = asked_for.mtu.or_else(|| Some(DEFAULT_MTU.into()));
+            let tx_queue_len = asked_for.tx_queue_len.or(Some(DEFAULT_TX_QUEUE_LEN));
+            LinuxTun::create(args.name(), &TunOptions { mtu, tx_queue_len, ..asked_for })
         }
     }?;
     let name = tun.name().to_owned();
