@@ -92,8 +92,10 @@ fn draw_panel(area: &Area<'_>, panel: &Panel, results: &Results) -> Result<()> {
             let bar = [(left + 0.15, 0.0), (left + 0.85, value)];
             chart.draw_series([Rectangle::new(bar, BAR.filled())])?;
         }
-        let above = (left + 0.2, figure.value().unwrap_or_default() + top * 0.06);
-        chart.draw_series([Text::new(figure.label(), above, (FONT, 14))])?;
+        if let Some(label) = figure.label() {
+            let above = (left + 0.2, figure.value().unwrap_or_default() + top * 0.06);
+            chart.draw_series([Text::new(label, above, (FONT, 14))])?;
+        }
         let letter: String = columns[column].chars().take(3).collect();
         let (x, y) = chart.backend_coord(&(left + 0.4, 0.0));
         let (origin_x, origin_y) = area.get_base_pixel();
@@ -126,12 +128,12 @@ impl Figure {
         if let Self::Value(value) = self { Some(*value) } else { None }
     }
 
-    fn label(&self) -> String {
+    fn label(&self) -> Option<String> {
         match self {
-            Self::Value(value) if *value >= 100.0 => format!("{value:.0}"),
-            Self::Value(value) => format!("{value:.2}"),
-            Self::Lost => "lost".into(),
-            Self::NotMeasured => String::new(),
+            Self::Value(value) if *value >= 100.0 => Some(format!("{value:.0}")),
+            Self::Value(value) => Some(format!("{value:.2}")),
+            Self::Lost => Some("lost".into()),
+            Self::NotMeasured => None,
         }
     }
 }
@@ -144,13 +146,14 @@ mod tests {
     fn a_chart_has_a_bar_for_each_figure_and_none_for_what_is_missing() {
         let mut results = Results::new(["(a) first", "(b) second"]);
         let bars = |svg: &str| svg.matches("<rect").count();
-        let empty = bars(&draw(&results).unwrap());
+        let nothing = draw(&results).unwrap();
+        assert!(!nothing.contains(">\n\n</text>"), "an empty label");
         results.add(0, Case::Tcp1, Metric::Gbps, 1.25);
         results.add(1, Case::Tcp1, Metric::Gbps, 250.0);
         results.add(1, Case::Udp64, Metric::PacketsPerSecond, 500_000.0);
         results.add(0, Case::PingLoad, Metric::P99, 1e6);
         let svg = draw(&results).unwrap();
-        assert_eq!(bars(&svg) - empty, 3);
+        assert_eq!(bars(&svg) - bars(&nothing), 3);
         for text in ["1.25", "250", "500", "(b) second", "Gbit/s", ">\nlost"] {
             assert!(svg.contains(text), "{text}");
         }

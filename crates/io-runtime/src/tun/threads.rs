@@ -70,6 +70,7 @@ pub(crate) struct Threads {
 /// The threads. They end when `stop` is raised and the loop's ends of their channels are dropped.
 struct Workers {
     stop: Arc<EventFd>,
+    sched_batch: bool,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -95,7 +96,8 @@ impl Threads {
             let _ = returning.try_send(Outlet::new(coalesce));
         }
 
-        let mut workers = Workers { stop: Arc::clone(&stop), threads: Vec::new() };
+        let mut workers =
+            Workers { stop: Arc::clone(&stop), sched_batch: config.sched_batch, threads: Vec::new() };
         let bell = |arrival| Bell { alarm: Arc::clone(alarm), arrival };
         let reader = Reader {
             device: Arc::clone(&device),
@@ -104,10 +106,9 @@ impl Threads {
             filling,
             bell: bell(Arrival::Frames),
         };
-        let sched_batch = config.sched_batch;
-        workers.start("tun-read", move || reader.run(Scheduling::start(sched_batch, clock::now())))?;
+        workers.start("tun-read", move |scheduling| reader.run(scheduling))?;
         let writer = Writer { device, stop, writing, returning, bell: bell(Arrival::Room) };
-        workers.start("tun-write", move || writer.run(Scheduling::start(sched_batch, clock::now())))?;
+        workers.start("tun-write", move |scheduling| writer.run(scheduling))?;
         let outlet = Outlet::new(coalesce);
         Ok(Self {
             filled,
@@ -224,7 +225,9 @@ impl TunPort for Threads {
 }
 
 impl Workers {
-    fn start(&mut self, name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    fn start(&mut self, name: &str, run: impl FnOnce(Scheduling) + Send + 'static) -> io::Result<()> {
+        let sched_batch = self.sched_batch;
+        let run = move || run(Scheduling::start(sched_batch, clock::now()));
         let thread = std::thread::Builder::new().name(name.into()).spawn(run)?;
         self.threads.push(thread);
         Ok(())
