@@ -3,7 +3,10 @@
 use std::{
     io,
     os::fd::{AsFd, BorrowedFd},
-    sync::atomic::{AtomicBool, AtomicU8, Ordering, fence},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU8, Ordering, fence},
+    },
 };
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -99,6 +102,39 @@ impl AsFd for Alarm {
     }
 }
 
+/// Wakes the loop for one reason. It rings, too, when it goes away: whoever had it has ended, and the loop is to notice.
+/// Keep it behind the channels that its reason is about, so that they are gone by then.
+#[derive(Clone, Debug)]
+pub(crate) struct Bell {
+    alarm: Arc<Alarm>,
+    /// `None`: a request.
+    arrival: Option<Arrival>,
+}
+
+impl Bell {
+    pub(crate) fn for_requests(alarm: Arc<Alarm>) -> Self {
+        Self { alarm, arrival: None }
+    }
+
+    pub(crate) fn for_arrivals(alarm: Arc<Alarm>, arrival: Arrival) -> Self {
+        Self { alarm, arrival: Some(arrival) }
+    }
+
+    /// To be called after something was put in a channel.
+    pub(crate) fn ring(&self) {
+        match self.arrival {
+            None => self.alarm.ask(),
+            Some(arrival) => self.alarm.hand_over(arrival),
+        }
+    }
+}
+
+impl Drop for Bell {
+    fn drop(&mut self) {
+        self.ring();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -115,6 +151,22 @@ mod tests {
         assert!(!has_rung(&alarm));
         assert!(alarm.take_asked(), "but it learns that it was asked");
         assert!(!alarm.take_asked(), "once");
+    }
+
+    #[test]
+    fn a_bell_rings_for_its_reason_and_when_it_goes_away() {
+        let alarm = Arc::new(Alarm::new().unwrap());
+        let request = Bell::for_requests(Arc::clone(&alarm));
+        let frames = Bell::for_arrivals(Arc::clone(&alarm), Arrival::Frames);
+        alarm.arm([Arrival::Room]);
+        frames.ring();
+        assert!(!has_rung(&alarm) && !alarm.was_asked());
+        alarm.arm([Arrival::Frames]);
+        drop(frames);
+        assert!(has_rung(&alarm) && !alarm.was_asked());
+        alarm.arm([]);
+        drop(request);
+        assert!(has_rung(&alarm) && alarm.take_asked());
     }
 
     #[test]

@@ -7,7 +7,10 @@ use tokio::sync::{
     oneshot, watch,
 };
 
-use crate::{DeviceStatus, DeviceUpdate, Error, Stopped, UpdateError, alarm::Alarm};
+use crate::{
+    DeviceStatus, DeviceUpdate, Error, Stopped, UpdateError,
+    alarm::{Alarm, Bell},
+};
 
 /// Commands waiting for the loop, at most. Callers past that wait; nothing is dropped.
 pub(crate) const COMMAND_QUEUE: usize = 64;
@@ -32,18 +35,8 @@ pub struct Handle {
     commands: mpsc::Sender<Command>,
     stop: mpsc::Sender<()>,
     outcome: watch::Receiver<Outcome>,
-    /// Last: the loop is to find the others gone when it looks.
+    /// Behind the others: a handle that goes away may have been the last.
     bell: Bell,
-}
-
-/// Rings when a handle goes away: it may have been the last.
-#[derive(Clone, Debug)]
-struct Bell(Arc<Alarm>);
-
-impl Drop for Bell {
-    fn drop(&mut self) {
-        self.0.ask();
-    }
 }
 
 /// The data plane's ends of a [`Handle`]'s channels.
@@ -60,7 +53,10 @@ impl Handle {
         let (stop, stopped) = mpsc::channel(1);
         let (outcome_sender, outcome) = watch::channel(None);
         let requests = Requests { commands: command_queue, stop: stopped };
-        (Self { commands, stop, outcome, bell: Bell(alarm) }, Control { requests, outcome: outcome_sender })
+        (
+            Self { commands, stop, outcome, bell: Bell::for_requests(alarm) },
+            Control { requests, outcome: outcome_sender },
+        )
     }
 
     /// Applies a whole update: the port, then the mark, then the tunnel's part. All of it or nothing.
@@ -91,7 +87,7 @@ impl Handle {
     pub fn shutdown(&self) {
         // Full: somebody else has asked. Closed: it has ended already.
         let _ = self.stop.try_send(());
-        self.bell.0.ask();
+        self.bell.ring();
     }
 
     /// Resolves when the data plane has ended: its threads are joined, its sockets and its device closed.
@@ -109,7 +105,7 @@ impl Handle {
     async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, Stopped> {
         let (reply, answer) = oneshot::channel();
         self.commands.send(command(reply)).await.map_err(|_| Stopped)?;
-        self.bell.0.ask();
+        self.bell.ring();
         answer.await.map_err(|_| Stopped)
     }
 }

@@ -31,7 +31,7 @@ use super::{
 };
 use crate::{
     Error, IoCounters, RuntimeConfig,
-    alarm::{Alarm, Arrival},
+    alarm::{Alarm, Arrival, Bell},
     clock,
     runtime::panic_message,
     scheduling::Scheduling,
@@ -98,7 +98,7 @@ impl Threads {
 
         let mut workers =
             Workers { stop: Arc::clone(&stop), sched_batch: config.sched_batch, threads: Vec::new() };
-        let bell = |arrival| Bell { alarm: Arc::clone(alarm), arrival };
+        let bell = |arrival| Bell::for_arrivals(Arc::clone(alarm), arrival);
         let reader = Reader {
             device: Arc::clone(&device),
             stop: Arc::clone(&stop),
@@ -248,24 +248,6 @@ impl Workers {
 impl Drop for Workers {
     fn drop(&mut self) {
         let _ = self.join(); // nothing is left to join after `close`
-    }
-}
-
-/// Tells the loop what a thread has handed over; and, dropped after the thread's channels, that it has ended.
-struct Bell {
-    alarm: Arc<Alarm>,
-    arrival: Arrival,
-}
-
-impl Bell {
-    fn ring(&self) {
-        self.alarm.hand_over(self.arrival);
-    }
-}
-
-impl Drop for Bell {
-    fn drop(&mut self) {
-        self.ring();
     }
 }
 
