@@ -50,6 +50,9 @@ counters! {
         cookies_received,
         /// Times a peer's endpoint moved to where an authenticated datagram came from.
         endpoints_learned,
+        /// Inner packets that are not ECN-capable and whose outer header said "congestion experienced". They
+        /// are passed unmarked; many of them mean that something on the path marks everything.
+        rx_ce_not_ect,
     }
 }
 
@@ -96,8 +99,6 @@ counters! {
         rx_not_ip,
         /// rx: an inner source address that is not in the peer's allowed IPs.
         rx_bad_source,
-        /// rx: congestion experienced on the way of a packet that is not ECN-capable (RFC 6040 §4.2).
-        rx_ecn,
         /// rx: the tunnel has no private key.
         rx_no_private_key,
         /// rx: the caller's buffer was smaller than the datagram.

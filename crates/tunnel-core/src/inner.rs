@@ -71,15 +71,19 @@ pub(crate) const fn encapsulate_ecn(inner: Ecn) -> Ecn {
     inner
 }
 
-/// The inner ECN bits after decapsulation (RFC 6040 §4.2, figure 4); `None` when the packet must be
-/// dropped, because congestion was signalled to somebody who does not listen.
-pub(crate) const fn decapsulate_ecn(outer: Ecn, inner: Ecn) -> Option<Ecn> {
+/// The inner ECN bits after decapsulation (RFC 6040 §4.2, figure 4), but for one of its squares: a packet
+/// that is not ECN-capable stays unmarked under an outer CE, where the RFC has it dropped.
+///
+/// The drop would be the only congestion signal such a sender understands. But its outer header was not
+/// ECN-capable either, so no router that knows ECN marks it; what does is a box that marks everything, and
+/// behind one a drop cuts off all traffic without ECN. Linux's WireGuard passes it, too: it ignores what
+/// `INET_ECN_decapsulate` answers (drivers/net/wireguard/receive.c).
+pub(crate) const fn decapsulate_ecn(outer: Ecn, inner: Ecn) -> Ecn {
     match (inner, outer) {
-        (Ecn::NotEct, Ecn::Ce) => None,
-        (Ecn::NotEct, _) => Some(Ecn::NotEct),
-        (Ecn::Ce, _) | (_, Ecn::Ce) => Some(Ecn::Ce),
-        (Ecn::Ect0, Ecn::Ect1) => Some(Ecn::Ect1),
-        (inner, _) => Some(inner),
+        (Ecn::NotEct, _) => Ecn::NotEct,
+        (Ecn::Ce, _) | (_, Ecn::Ce) => Ecn::Ce,
+        (Ecn::Ect0, Ecn::Ect1) => Ecn::Ect1,
+        (inner, _) => inner,
     }
 }
 
@@ -174,13 +178,13 @@ mod tests {
     }
 
     #[test]
-    fn decapsulation_follows_figure_4() {
+    fn decapsulation_follows_figure_4_but_passes_a_deaf_packet_unmarked() {
         use Ecn::{Ce, Ect0, Ect1, NotEct};
         let table = [
-            (NotEct, [Some(NotEct), Some(NotEct), Some(NotEct), None]),
-            (Ect0, [Some(Ect0), Some(Ect0), Some(Ect1), Some(Ce)]),
-            (Ect1, [Some(Ect1), Some(Ect1), Some(Ect1), Some(Ce)]),
-            (Ce, [Some(Ce), Some(Ce), Some(Ce), Some(Ce)]),
+            (NotEct, [NotEct, NotEct, NotEct, NotEct]),
+            (Ect0, [Ect0, Ect0, Ect1, Ce]),
+            (Ect1, [Ect1, Ect1, Ect1, Ce]),
+            (Ce, [Ce, Ce, Ce, Ce]),
         ];
         for (inner, row) in table {
             for (outer, expected) in [NotEct, Ect0, Ect1, Ce].into_iter().zip(row) {

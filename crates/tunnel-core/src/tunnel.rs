@@ -331,10 +331,8 @@ impl<I: Identity> Tunnel<I> {
             drops.rx_bad_source += 1;
             return None;
         }
-        let Some(ecn) = inner::decapsulate_ecn(outer, inner.ecn) else {
-            drops.rx_ecn += 1;
-            return None;
-        };
+        traffic.rx_ce_not_ect += u64::from(outer == Ecn::Ce && inner.ecn == Ecn::NotEct);
+        let ecn = inner::decapsulate_ecn(outer, inner.ecn);
         if ecn != inner.ecn {
             inner::set_ecn(packet, ecn);
         }

@@ -9,7 +9,7 @@ use crate::world::{A, B, World, on_every_backend, ones_complement_sum, packet};
 on_every_backend! {
     the_outer_header_carries_the_inner_mark_and_control_messages_none,
     congestion_on_the_way_reaches_the_inner_header,
-    congestion_signalled_to_one_who_does_not_listen_drops_the_packet,
+    congestion_signalled_to_one_who_does_not_listen_passes_unmarked_and_is_counted,
     marks_that_are_not_congestion_leave_a_deaf_packet_alone,
 }
 
@@ -46,13 +46,17 @@ fn congestion_on_the_way_reaches_the_inner_header<I: Identity>() {
     }
 }
 
-fn congestion_signalled_to_one_who_does_not_listen_drops_the_packet<I: Identity>() {
+fn congestion_signalled_to_one_who_does_not_listen_passes_unmarked_and_is_counted<I: Identity>() {
     let mut world: World<I> = World::connected();
-    world.send(A, &packet("10.0.0.1", "10.0.0.2", Ecn::NotEct, b"deaf"));
-    let datagram = world.intercept(A).remove(0);
-    let marked = Arrival { ecn: Ecn::Ce, ..datagram.arrival() };
-    assert_eq!(world.arrive(B, &datagram.bytes, marked), None);
-    assert_eq!(world.nodes[B].drops(), [("rx_ecn", 1)]);
+    for (source, destination) in ADDRESSES {
+        let deaf = packet(source, destination, Ecn::NotEct, b"deaf");
+        world.send(A, &deaf);
+        let datagram = world.intercept(A).remove(0);
+        let marked = Arrival { ecn: Ecn::Ce, ..datagram.arrival() };
+        assert_eq!(world.arrive(B, &datagram.bytes, marked), Some(deaf));
+    }
+    assert_eq!(world.nodes[B].drops(), []);
+    assert_eq!(world.nodes[B].count("rx_ce_not_ect"), 2);
 }
 
 fn marks_that_are_not_congestion_leave_a_deaf_packet_alone<I: Identity>() {
