@@ -1,16 +1,20 @@
 //! The command line. `wg-quick` starts a daemon with a name and nothing else, so every option of the daemon
 //! has an environment variable.
 
-use std::{iter, net::SocketAddr, path::PathBuf, process::ExitCode};
-
-use clap::{
-    Arg, ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum, builder::Resettable,
+use std::{
+    io::{stderr, stdout},
+    iter, panic,
+    process::ExitCode,
 };
-use clap_complete::Shell;
-use io_runtime::{Arrangement, RuntimeConfig};
-use tracing::level_filters::LevelFilter;
 
-use crate::{Trouble, daemon, doctor, metrics, quick, show, tools};
+use clap::{Arg, CommandFactory, FromArgMatches, Parser, Subcommand, builder::Resettable};
+use clap_complete::Shell;
+
+use crate::{
+    Trouble,
+    daemon::{self, DaemonArgs},
+    doctor, log, output, quick, show, tools,
+};
 
 /// A userspace WireGuard daemon that sends in volleys: one system call for many packets.
 ///
@@ -87,120 +91,6 @@ enum Command {
     Man,
 }
 
-/// How to run the daemon.
-#[derive(Args, Clone, Debug)]
-pub struct DaemonArgs {
-    /// The interface to make, such as `wg0`.
-    #[arg(value_name = "NAME", required = true, value_parser = interface_name)]
-    pub name: Option<String>,
-
-    /// Stay in the foreground, and log to stderr.
-    #[arg(short, long, env = "WG_PROCESS_FOREGROUND", value_parser = switch, action = ArgAction::SetTrue)]
-    pub foreground: bool,
-
-    /// The interface's MTU, bytes.
-    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u16).range(576..))]
-    pub mtu: Option<u16>,
-
-    /// The interface's transmit queue: packets, or super-packets, that may wait for the daemon. 2000 if not set.
-    #[arg(long, value_name = "PACKETS", env = "VOLLEY_TX_QUEUE_LEN", value_parser = clap::value_parser!(u32).range(1..=65_536))]
-    pub tx_queue_len: Option<u32>,
-
-    /// The UDP port until `wg` sets one; 0 lets the kernel choose.
-    #[arg(long, value_name = "PORT", default_value_t = 0)]
-    pub listen_port: u16,
-
-    /// Frames taken from the TUN per tick.
-    #[arg(long, value_name = "N", env = "VOLLEY_BATCH", default_value_t = 50,
-          value_parser = clap::value_parser!(u16).range(1..=4_096))]
-    pub batch: u16,
-
-    /// How threads share the work.
-    #[arg(long, value_enum, env = "VOLLEY_ARRANGEMENT", default_value_t = ArrangementArg::Auto)]
-    pub arrangement: ArrangementArg,
-
-    /// Send one datagram per system call.
-    #[arg(long, env = "VOLLEY_NO_UDP_GSO", value_parser = switch, action = ArgAction::SetTrue)]
-    pub no_udp_gso: bool,
-
-    /// Receive one datagram per buffer.
-    #[arg(long, env = "VOLLEY_NO_UDP_GRO", value_parser = switch, action = ArgAction::SetTrue)]
-    pub no_udp_gro: bool,
-
-    /// Exchange single packets with the TUN, with whole checksums.
-    #[arg(long, env = "VOLLEY_NO_TUN_OFFLOAD", value_parser = switch, action = ArgAction::SetTrue)]
-    pub no_tun_offload: bool,
-
-    /// Write every packet to the TUN alone; super-packets are still read.
-    #[arg(long, env = "VOLLEY_NO_TUN_COALESCE", value_parser = switch, action = ArgAction::SetTrue)]
-    pub no_tun_coalesce: bool,
-
-    /// Have the data plane's threads scheduled like any others.
-    #[arg(long, env = "VOLLEY_NO_SCHED_BATCH", value_parser = switch, action = ArgAction::SetTrue)]
-    pub no_sched_batch: bool,
-
-    /// Serve Prometheus metrics at http://ADDR/metrics. A bare port means the loopback: keep it there, or
-    /// others learn who your peers are.
-    #[arg(long, value_name = "ADDR", env = "VOLLEY_METRICS", value_parser = metrics::listen_addr)]
-    pub metrics: Option<SocketAddr>,
-
-    /// Write what crosses the interface, in the clear, to a new file for Wireshark or tcpdump; `%i` in its
-    /// name stands for the interface. It replaces an older capture, and grows until the daemon ends.
-    #[arg(long, value_name = "FILE", env = "VOLLEY_PCAP")]
-    pub pcap: Option<PathBuf>,
-
-    /// What is logged: silent, error, warn, info, debug or trace (also WG_LOG_LEVEL or LOG_LEVEL).
-    #[arg(long, value_name = "LEVEL", value_parser = parse_level)]
-    pub log_level: Option<LevelFilter>,
-}
-
-/// `--arrangement`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum ArrangementArg {
-    /// What suits this machine's number of cores.
-    Auto,
-    /// One loop does everything.
-    Inline,
-    /// Reading and writing the TUN have threads of their own.
-    TunThreads,
-}
-
-impl DaemonArgs {
-    /// The interface's name.
-    pub fn name(&self) -> &str {
-        self.name.as_deref().unwrap_or_default()
-    }
-
-    /// The data plane's settings for a device with this MTU.
-    pub fn runtime_config(&self, mtu: usize) -> RuntimeConfig {
-        RuntimeConfig {
-            batch: self.batch.into(),
-            arrangement: match self.arrangement {
-                ArrangementArg::Auto => Arrangement::Auto,
-                ArrangementArg::Inline => Arrangement::Inline,
-                ArrangementArg::TunThreads => Arrangement::TunThreads,
-            },
-            udp_gso: !self.no_udp_gso,
-            udp_gro: !self.no_udp_gro,
-            tun_coalesce: !self.no_tun_offload && !self.no_tun_coalesce,
-            sched_batch: !self.no_sched_batch,
-            listen_port: self.listen_port,
-            fwmark: 0,
-            mtu,
-        }
-    }
-
-    /// The log level: the option, else `WG_LOG_LEVEL`, else `LOG_LEVEL`, else info. Other programs use
-    /// these variables too, so a value that makes no sense here is passed over.
-    pub fn level(&self) -> LevelFilter {
-        let from_env = |name| std::env::var(name).ok().and_then(|value| parse_level(&value).ok());
-        self.log_level
-            .or_else(|| from_env("WG_LOG_LEVEL"))
-            .or_else(|| from_env("LOG_LEVEL"))
-            .unwrap_or(LevelFilter::INFO)
-    }
-}
-
 /// Checks a command line without running it, for those who write unit files and scripts.
 ///
 /// # Errors
@@ -211,32 +101,56 @@ pub fn check<'a>(arguments: impl IntoIterator<Item = &'a str>) -> Result<(), cla
 
 /// Runs the program.
 pub fn main() -> ExitCode {
-    let matches = without_empty_variables(Cli::command()).get_matches();
-    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
-    let result = match &cli.command {
-        None => daemon::start(&cli.daemon),
-        Some(Command::Run(args)) => daemon::start(args),
-        Some(Command::Show { name, json }) => show::show(name.as_deref(), *json),
-        Some(Command::Up { running, file }) => quick::up(file, *running),
-        Some(Command::Down { file }) => quick::down(file),
-        Some(Command::Save { file }) => quick::save(file),
-        Some(Command::Strip { file }) => quick::strip(file),
-        Some(Command::Doctor(args)) => doctor::run(args),
-        Some(Command::Genkey) => tools::genkey(),
-        Some(Command::Pubkey) => tools::pubkey(),
-        Some(Command::Genpsk) => tools::genpsk(),
-        Some(Command::Completions { shell }) => tools::completions(*shell),
-        Some(Command::Man) => tools::man(),
-    };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(trouble) => {
-            if !trouble.is_told() {
-                eprintln!("volley: {trouble}");
-            }
-            ExitCode::FAILURE
+    panic::set_hook(Box::new(log::panicked));
+    match parse() {
+        Ok(cli) => exit_code(cli.run()),
+        Err(error) => explain(&error),
+    }
+}
+
+fn parse() -> Result<Cli, clap::Error> {
+    let matches = without_empty_variables(Cli::command()).try_get_matches()?;
+    Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut Cli::command()))
+}
+
+impl Cli {
+    fn run(&self) -> Result<(), Trouble> {
+        match &self.command {
+            None => daemon::start(&self.daemon),
+            Some(Command::Run(args)) => daemon::start(args),
+            Some(Command::Show { name, json }) => show::show(name.as_deref(), *json),
+            Some(Command::Up { running, file }) => quick::up(file, *running),
+            Some(Command::Down { file }) => quick::down(file),
+            Some(Command::Save { file }) => quick::save(file),
+            Some(Command::Strip { file }) => quick::strip(file),
+            Some(Command::Doctor(args)) => doctor::run(args),
+            Some(Command::Genkey) => tools::genkey(),
+            Some(Command::Pubkey) => tools::pubkey(),
+            Some(Command::Genpsk) => tools::genpsk(),
+            Some(Command::Completions { shell }) => tools::completions(*shell),
+            Some(Command::Man) => tools::man(),
         }
     }
+}
+
+fn exit_code(result: Result<(), Trouble>) -> ExitCode {
+    let Err(trouble) = result else { return ExitCode::SUCCESS };
+    if !trouble.is_told() {
+        output::notice(format_args!("volley: {trouble}"));
+    }
+    ExitCode::FAILURE
+}
+
+/// Why clap has not given a command: it was asked for help, which is a result, or has a complaint.
+fn explain(error: &clap::Error) -> ExitCode {
+    let styled = if error.use_stderr() { output::is_styled(&stderr()) } else { output::is_styled(&stdout()) };
+    let text = error.render();
+    let text = if styled { text.ansi().to_string() } else { text.to_string() };
+    if !error.use_stderr() {
+        return exit_code(output::write(text.as_bytes()));
+    }
+    output::notice(text.trim_end());
+    u8::try_from(error.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from)
 }
 
 /// In an environment file, `VOLLEY_METRICS=` means that there are none: an empty variable counts as unset.
@@ -248,32 +162,6 @@ fn without_empty_variables(command: clap::Command) -> clap::Command {
     let forget =
         move |argument: Arg| if is_empty(&argument) { argument.env(Resettable::Reset) } else { argument };
     command.mut_args(forget).mut_subcommand("run", |run| run.mut_args(forget))
-}
-
-fn interface_name(name: &str) -> Result<String, Trouble> {
-    tun_device::check_interface_name(name)?;
-    Ok(name.to_owned())
-}
-
-/// A flag as an environment variable gives it.
-fn switch(value: &str) -> Result<bool, &'static str> {
-    match value.to_ascii_lowercase().as_str() {
-        "1" | "true" | "yes" | "on" => Ok(true),
-        "" | "0" | "false" | "no" | "off" => Ok(false),
-        _ => Err("use 1 or 0, true or false, yes or no"),
-    }
-}
-
-fn parse_level(value: &str) -> Result<LevelFilter, &'static str> {
-    match value.to_ascii_lowercase().as_str() {
-        "silent" | "off" | "none" => Ok(LevelFilter::OFF),
-        "error" => Ok(LevelFilter::ERROR),
-        "warn" | "warning" => Ok(LevelFilter::WARN),
-        "info" => Ok(LevelFilter::INFO),
-        "debug" | "verbose" => Ok(LevelFilter::DEBUG),
-        "trace" => Ok(LevelFilter::TRACE),
-        _ => Err("use silent, error, warn, info, debug or trace"),
-    }
 }
 
 #[cfg(test)]
@@ -311,15 +199,5 @@ mod tests {
         {
             assert!(parse(args).is_err(), "{args:?}");
         }
-    }
-
-    #[test]
-    fn switches_read_the_usual_words() {
-        for (value, meaning) in
-            [("1", true), ("true", true), ("Yes", true), ("0", false), ("no", false), ("", false)]
-        {
-            assert_eq!(switch(value), Ok(meaning), "{value}");
-        }
-        assert!(switch("maybe").is_err());
     }
 }

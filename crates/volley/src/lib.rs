@@ -1,5 +1,10 @@
 #![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
+#![deny(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "they panic when nobody reads; `output` stands for stdout and stderr"
+)]
 
 pub mod cli;
 pub mod config;
@@ -7,7 +12,9 @@ pub mod daemon;
 mod doctor;
 pub mod log;
 mod metrics;
+mod output;
 mod pcap;
+mod programs;
 mod quick;
 mod show;
 mod tools;

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     fmt::{self, Display, Write},
     fs,
-    io::{IsTerminal, stdout},
+    io::stdout,
     net::SocketAddr,
     path::Path,
     time::Duration,
@@ -14,7 +14,7 @@ use ipnet::IpNet;
 use serde::Serialize;
 
 use crate::{
-    Trouble, WithFix, tools,
+    Trouble, WithFix, output,
     uapi::{Device, Peer, SOCKET_DIR, Status, client, socket_path},
     wall_clock::since_epoch,
 };
@@ -43,11 +43,11 @@ pub(crate) fn show(name: Option<&str>, json: bool) -> Result<(), Trouble> {
     if json {
         let by_name: BTreeMap<_, _> = shown.iter().map(|interface| (&interface.name, interface)).collect();
         let text = serde_json::to_string_pretty(&by_name).or_trouble("cannot write JSON")?;
-        return tools::print(&text);
+        return output::print(&text);
     }
-    let style = Style { bold: stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none() };
+    let style = Style { bold: output::is_styled(&stdout()) };
     let texts: Vec<_> = shown.iter().map(|interface| interface.text(style, since_epoch())).collect();
-    tools::write(texts.join("\n").as_bytes())
+    output::write(texts.join("\n").as_bytes())
 }
 
 /// The names of the sockets in `directory`, sorted.

@@ -1,20 +1,17 @@
-//! The small commands: keys, completions and the manual page; and what several commands share.
+//! The small commands: keys, completions and the manual page.
 
-use std::{
-    env,
-    ffi::OsString,
-    io::{self, Read, Write},
-    path::PathBuf,
-    process::Command,
-};
+use std::io::{self, Read};
 
 use clap::CommandFactory;
 use clap_complete::Shell;
 use encrypt::{PresharedKey, PrivateKey};
-use nix::unistd::{AccessFlags, eaccess};
 use zeroize::Zeroizing;
 
-use crate::{Trouble, WithFix, cli::Cli};
+use crate::{
+    Trouble, WithFix,
+    cli::Cli,
+    output::{print, write},
+};
 
 /// A key in base64 is 44 characters; more is no key.
 const MAX_KEY_INPUT: u64 = 256;
@@ -82,47 +79,4 @@ fn environment() -> String {
     let entries = of_options.chain(others);
     let entries = entries.map(|(variable, meaning)| format!(".TP\n\\fB{variable}\\fR\n{meaning}\n"));
     std::iter::once(".SH ENVIRONMENT\n".to_owned()).chain(entries).collect()
-}
-
-/// Where programs are when nobody says: bash's choice, so that hooks, too, find what they find there. The C library's
-/// has no `sbin`, and thus no `nft`.
-const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-
-fn path() -> OsString {
-    env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into())
-}
-
-/// True when a program of this name is on the `PATH`, and may be run.
-pub(crate) fn is_installed(tool: &str) -> bool {
-    is_on_path(tool, env::split_paths(&path()))
-}
-
-/// A program on the `PATH`, which it gets.
-pub(crate) fn command(tool: &str) -> Command {
-    let mut command = Command::new(tool);
-    command.env("PATH", path());
-    command
-}
-
-pub(crate) fn is_on_path(tool: &str, mut path: impl Iterator<Item = PathBuf>) -> bool {
-    path.any(|directory| eaccess(&directory.join(tool), AccessFlags::X_OK).is_ok())
-}
-
-/// Prints one line, and says so if it could not: half a key in a file is worse than none.
-pub(crate) fn print(line: &str) -> Result<(), Trouble> {
-    let mut text = Zeroizing::new(Vec::with_capacity(line.len() + 1));
-    text.extend_from_slice(line.as_bytes());
-    text.push(b'\n');
-    write(&text)
-}
-
-/// Writes to stdout. A reader that has seen enough (`| head`) is no error.
-pub(crate) fn write(text: &[u8]) -> Result<(), Trouble> {
-    let mut out = io::stdout().lock();
-    match out.write_all(text).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(error).or_trouble("cannot write to stdout")
-        }
-        _ => Ok(()),
-    }
 }

@@ -18,7 +18,7 @@ impl Trouble {
         Self { what: one_line(what.into()), fix: None }
     }
 
-    /// Something went wrong that another process has told about already.
+    /// Something went wrong that another process has told about already, or that nobody needs to be told.
     pub const fn told() -> Self {
         Self { what: String::new(), fix: None }
     }

@@ -1,5 +1,6 @@
 //! The daemon's life: made, ready, serving, gone.
 
+mod args;
 mod background;
 mod control;
 mod link;
@@ -16,7 +17,9 @@ use tokio::{
 };
 use tracing::{error, info, warn};
 
-use crate::{Trouble, WithFix, cli::DaemonArgs, log, pcap, uapi::Socket};
+use crate::{Trouble, WithFix, log, pcap, uapi::Socket};
+
+pub use self::args::{ArrangementArg, DaemonArgs};
 
 use self::{background::Readiness, control::DeviceControl, link::MtuWatch, open::Device};
 

@@ -8,10 +8,9 @@ use std::{
 use nix::net::if_::if_nametoindex;
 use tun_device::{LinuxTun, TunDevice, TunOptions};
 
-use super::background::INHERITED;
+use super::{DaemonArgs, background::INHERITED};
 use crate::{
     Trouble, WithFix,
-    cli::DaemonArgs,
     metrics::Metrics,
     pcap::Capture,
     uapi::{BindError, Socket, is_alive, socket_path},

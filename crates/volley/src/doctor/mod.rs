@@ -8,7 +8,7 @@ use std::fmt::{self, Display};
 
 use serde::Serialize;
 
-use crate::{Trouble, WithFix, tools};
+use crate::{Trouble, WithFix, output};
 
 /// What to check, and how to tell it.
 #[derive(clap::Args, Clone, Debug)]
@@ -29,9 +29,9 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> Result<(), Trouble> {
     let report = Report::new(checks::all(args.port));
     if args.json {
-        tools::print(&serde_json::to_string_pretty(&report).or_trouble("cannot write JSON")?)?;
+        output::print(&serde_json::to_string_pretty(&report).or_trouble("cannot write JSON")?)?;
     } else {
-        tools::write(report.to_string().as_bytes())?;
+        output::write(report.to_string().as_bytes())?;
     }
     match report.failures() {
         0 => Ok(()),

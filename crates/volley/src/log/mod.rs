@@ -4,12 +4,14 @@
 mod limit;
 mod syslog;
 
-use std::io::{IsTerminal, stderr};
+use std::{io::stderr, panic::PanicHookInfo};
 
-use tracing::level_filters::LevelFilter;
+use tracing::{Level, level_filters::LevelFilter};
 use tracing_subscriber::{Layer, filter::Targets, fmt, layer::SubscriberExt, util::SubscriberInitExt};
 
 pub use syslog::leave_terminal;
+
+use crate::output;
 
 /// Sets up logging for the whole process. A second call changes nothing.
 pub fn init(level: LevelFilter) {
@@ -18,7 +20,8 @@ pub fn init(level: LevelFilter) {
         // Its lines are about every packet that fails; our counters say the same.
         .with_target("boringtun", LevelFilter::OFF)
         .with_target("netlink_proto", level.min(LevelFilter::WARN));
-    let terminal = fmt::layer().with_writer(stderr).with_target(false).with_ansi(stderr().is_terminal());
+    let terminal = fmt::layer().with_writer(|| output::Log).with_target(false);
+    let terminal = terminal.with_ansi(output::is_styled(&stderr()));
     // The journal stamps lines itself.
     let journal = std::env::var_os("JOURNAL_STREAM").is_some();
     let terminal = if journal { terminal.without_time().boxed() } else { terminal.boxed() };
@@ -28,4 +31,10 @@ pub fn init(level: LevelFilter) {
         .with(terminal)
         .with(syslog::Syslog)
         .try_init();
+}
+
+/// The hook of panics: what they say goes where log lines go.
+pub(crate) fn panicked(panic: &PanicHookInfo<'_>) {
+    output::panicked(panic);
+    syslog::send(Level::ERROR, panic);
 }

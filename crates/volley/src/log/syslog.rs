@@ -2,7 +2,7 @@
 //! syslog daemon listen there (RFC 3164's local form).
 
 use std::{
-    fmt::{Debug, Write},
+    fmt::{Debug, Display, Write},
     os::unix::net::UnixDatagram,
     sync::OnceLock,
 };
@@ -34,12 +34,21 @@ pub(super) struct Syslog;
 
 impl<S: Subscriber> Layer<S> for Syslog {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
-        let Some(socket) = LOG.get() else { return };
-        let priority = FACILITY | severity(*event.metadata().level());
-        let mut line = Line(format!("<{priority}>volley[{}]:", std::process::id()));
+        if LOG.get().is_none() {
+            return;
+        }
+        let mut line = Line(String::new());
         event.record(&mut line);
-        let _ = socket.send(line.0.as_bytes());
+        send(*event.metadata().level(), line.0);
     }
+}
+
+/// Sends a line, once [`leave_terminal`] was called.
+pub(super) fn send(level: Level, line: impl Display) {
+    let Some(socket) = LOG.get() else { return };
+    let priority = FACILITY | severity(level);
+    let line = format!("<{priority}>volley[{}]: {line}", std::process::id());
+    let _ = socket.send(line.as_bytes());
 }
 
 const fn severity(level: Level) -> u8 {
@@ -55,9 +64,10 @@ struct Line(String);
 
 impl Visit for Line {
     fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        let separator = if self.0.is_empty() { "" } else { " " };
         let _ = match field.name() {
-            "message" => write!(self.0, " {value:?}"),
-            name => write!(self.0, " {name}={value:?}"),
+            "message" => write!(self.0, "{separator}{value:?}"),
+            name => write!(self.0, "{separator}{name}={value:?}"),
         };
     }
 }

@@ -8,7 +8,7 @@ use std::{
 
 use zeroize::Zeroizing;
 
-use crate::{Trouble, WithFix, config::Config};
+use crate::{Trouble, WithFix, config::Config, output};
 
 /// Where a bare name is looked for.
 const DIRECTORY: &str = "/etc/wireguard";
@@ -81,6 +81,7 @@ fn warn_if_open_to_all(path: &Path) {
     let directory =
         path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
     if mode(path) & mode(directory) & OTHERS != 0 {
-        eprintln!("volley: warning: everyone can read {}; chmod 600 it", path.display());
+        let path = path.display();
+        output::notice(format_args!("volley: warning: everyone can read {path}; chmod 600 it"));
     }
 }

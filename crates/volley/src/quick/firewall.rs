@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use super::{hooks::feed, net::Family};
 use crate::{
     Trouble,
-    tools::{command, is_installed},
+    programs::{command, is_installed},
 };
 
 pub(super) fn set(interface: &str, family: Family, addresses: &[IpNet], mark: u32) -> Result<(), Trouble> {

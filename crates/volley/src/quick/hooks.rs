@@ -6,7 +6,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use crate::{Trouble, WithFix, config::Interface, tools::command};
+use crate::{Trouble, WithFix, config::Interface, output, programs::command};
 
 /// Runs commands with bash, as `wg-quick` does, or with sh where there is no bash. `%i` is the interface.
 ///
@@ -14,7 +14,7 @@ use crate::{Trouble, WithFix, config::Interface, tools::command};
 pub(super) async fn run(hooks: &[String], interface: &str) -> Result<(), Trouble> {
     for hook in hooks {
         let hook = hook.replace("%i", interface);
-        eprintln!("[#] {hook}");
+        output::notice(format_args!("[#] {hook}"));
         let shell = |program| {
             let mut shell = tokio::process::Command::from(command(program));
             shell.args(["-c", &hook]).kill_on_drop(true).spawn()

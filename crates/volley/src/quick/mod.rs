@@ -25,7 +25,7 @@ use self::{
 use crate::{
     Trouble, WithFix,
     config::{self, Config, Table},
-    daemon, tools,
+    daemon, output,
     uapi::{client, is_alive, socket_path},
 };
 
@@ -278,7 +278,7 @@ pub(crate) fn save(argument: &str) -> Result<(), Trouble> {
 /// `volley strip CONF`.
 pub(crate) fn strip(argument: &str) -> Result<(), Trouble> {
     let file = ConfigFile::read(argument)?;
-    tools::write(config::strip(file.text()).as_bytes())
+    output::write(config::strip(file.text()).as_bytes())
 }
 
 /// Removes everything that [`bring_up`] may have made.

@@ -12,6 +12,7 @@ use io_runtime::DeviceUpdate;
 use crate::{
     Trouble,
     config::{Config, Endpoint},
+    output,
 };
 
 /// Tries after the first, unless `WG_ENDPOINT_RESOLUTION_RETRIES` says otherwise: `wg`'s number.
@@ -51,7 +52,8 @@ fn resolve(endpoint: &Endpoint, tries: u32) -> io::Result<SocketAddr> {
             return Err(error);
         }
         left -= 1;
-        eprintln!("volley: {endpoint}: {error}; trying again in {:.1} s", pause.as_secs_f32());
+        let seconds = pause.as_secs_f32();
+        output::notice(format_args!("volley: {endpoint}: {error}; trying again in {seconds:.1} s"));
         thread::sleep(pause);
         pause = (pause * 6 / 5).min(LONGEST_PAUSE);
     }
