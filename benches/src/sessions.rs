@@ -22,7 +22,7 @@ pub fn connected_sessions<I: Identity>(now: Instant) -> (I::Session, I::Session)
     let response = answer(&mut right_identity, &mut right, &initiation[..len], left_address, now);
     let keepalive = answer(&mut left_identity, &mut left, &response, right_address, now);
     let opened = right.open(&keepalive, &mut [0; 2048], left_address, now);
-    assert_eq!(opened, Ok(Opened::Keepalive));
+    assert_eq!(opened, Ok(Opened::Keepalive { confirms: true }));
     (left, right)
 }
 

@@ -101,6 +101,10 @@ pub enum Reject {
 }
 
 /// What opening a datagram gave.
+///
+/// `confirms` is true once per session, for the datagram that shows that the peer has its keys, so that the
+/// "latest handshake" moves: for the initiator the response, for the responder the first message under the new
+/// keys (§5.4.6). A response that was sent says nothing: it may never arrive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Opened {
@@ -108,16 +112,21 @@ pub enum Opened {
     Packet {
         /// Bytes of the packet.
         len: usize,
+        /// See [`Opened`].
+        confirms: bool,
     },
     /// An authenticated, empty message.
-    Keepalive,
+    Keepalive {
+        /// See [`Opened`].
+        confirms: bool,
+    },
     /// `out[..len]` must be sent back to where the datagram came from: a handshake response, or the
     /// keepalive that confirms a session we initiated.
     Reply {
         /// Bytes of the message.
         len: usize,
-        /// True when this completed or began a session, so "latest handshake" moves.
-        handshake: bool,
+        /// See [`Opened`].
+        confirms: bool,
     },
     /// A cookie was stored; nothing to send.
     CookieStored,

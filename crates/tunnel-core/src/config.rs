@@ -107,7 +107,8 @@ pub struct PeerStatus {
     pub persistent_keepalive: u16,
     /// Sorted.
     pub allowed_ips: Vec<IpNet>,
-    /// When the newest session was agreed.
+    /// When the newest session was confirmed: for its initiator the response came, for its responder the first
+    /// message under its keys.
     pub last_handshake: Option<Instant>,
     /// Bytes of UDP payload sent to it, handshakes included.
     pub tx_bytes: u64,

@@ -140,20 +140,23 @@ impl<I: Identity> Tunnel<I> {
         traffic.rx_bytes += datagram.len() as u64;
         traffic.initiations_received += u64::from(is_initiation);
         peer.learn_endpoint(from, shared);
+        if let Opened::Packet { confirms: true, .. }
+        | Opened::Keepalive { confirms: true }
+        | Opened::Reply { confirms: true, .. } = opened
+        {
+            debug!(peer = ?peer.public_key, "handshake confirmed");
+            peer.last_handshake = Some(now);
+        }
         match opened {
-            Opened::Packet { len } => {
+            Opened::Packet { len, .. } => {
                 peer.after_receiving(now, shared, sink);
                 return self.accept(index, from.ecn, out.get_mut(..len)?);
             }
-            Opened::Reply { len, handshake } => {
+            Opened::Reply { len, .. } => {
                 let traffic = &mut shared.counters.traffic;
                 traffic.responses_sent += u64::from(is_initiation);
-                traffic.responses_received += u64::from(!is_initiation && handshake);
+                traffic.responses_received += u64::from(!is_initiation);
                 traffic.keepalives_sent += u64::from(!is_initiation);
-                if handshake {
-                    debug!(peer = ?peer.public_key, initiated = !is_initiation, "handshake");
-                    peer.last_handshake = Some(now);
-                }
                 let _ = peer.send_control(out.get(..len)?, now, shared, sink); // kept if the sink is full
             }
             _ => shared.counters.traffic.keepalives_received += 1,

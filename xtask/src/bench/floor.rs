@@ -134,7 +134,7 @@ fn aead() -> Result<(Duration, Duration)> {
         let started = clock::now();
         for datagram in train.chunks_exact(DATAGRAM) {
             match right.open(datagram, &mut opened, address, started)? {
-                Opened::Packet { len } => ensure!(len == PACKET, "a packet of {len} bytes"),
+                Opened::Packet { len, .. } => ensure!(len == PACKET, "a packet of {len} bytes"),
                 other => bail!("{other:?}"),
             }
         }

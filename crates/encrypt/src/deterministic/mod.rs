@@ -157,7 +157,7 @@ impl InsecureSession {
         );
         self.timers.received(Content::Handshake, now);
         self.timers.sent(Content::Handshake, now);
-        Ok(Opened::Reply { len: RESPONSE_LEN, handshake: true })
+        Ok(Opened::Reply { len: RESPONSE_LEN, confirms: false })
     }
 
     fn open_response(&mut self, datagram: &[u8], out: &mut [u8], now: Instant) -> Result<Opened, Reject> {
@@ -172,7 +172,7 @@ impl InsecureSession {
         // The first message confirms the keys to the responder.
         let confirmation = &mut out[..DATA_OVERHEAD];
         self.seal(&[], confirmation, now).map_err(|_| Reject::NoSession)?;
-        Ok(Opened::Reply { len: DATA_OVERHEAD, handshake: true })
+        Ok(Opened::Reply { len: DATA_OVERHEAD, confirms: true })
     }
 
     fn open_data(
@@ -202,15 +202,17 @@ impl InsecureSession {
             return Err(Reject::Replay);
         }
         let birth = slot.birth;
-        if self.timers.current().is_none_or(|current| receiver != self.current && current.at <= birth.at) {
+        let confirms =
+            self.timers.current().is_none_or(|current| receiver != self.current && current.at <= birth.at);
+        if confirms {
             self.current = receiver;
             self.timers.session_confirmed(birth);
         }
         let packet = packet_len(plaintext);
         self.timers.received(if packet.is_some() { Content::Packet } else { Content::Keepalive }, now);
         match packet {
-            Some(len) => Ok(Opened::Packet { len }),
-            None if len == 0 => Ok(Opened::Keepalive),
+            Some(len) => Ok(Opened::Packet { len, confirms }),
+            None if len == 0 => Ok(Opened::Keepalive { confirms }),
             None => Err(Reject::NotIp),
         }
     }

@@ -75,8 +75,8 @@ impl<I: Identity> Endpoint<I> {
     pub fn open(&mut self, datagram: &[u8], from: SocketAddr, now: Instant) -> Received {
         let mut out = vec![0xaa; datagram.len().max(MAX_CONTROL_LEN)];
         match self.session.open(datagram, &mut out, from, now) {
-            Ok(Opened::Packet { len }) => Received::Packet(out[..len].to_vec()),
-            Ok(Opened::Keepalive) => Received::Keepalive,
+            Ok(Opened::Packet { len, .. }) => Received::Packet(out[..len].to_vec()),
+            Ok(Opened::Keepalive { .. }) => Received::Keepalive,
             Ok(Opened::Reply { len, .. }) => Received::Reply(out[..len].to_vec()),
             Ok(Opened::CookieStored) => Received::CookieStored,
             Ok(other) => panic!("unknown outcome {other:?}"),

@@ -12,6 +12,7 @@ mod handshake_and_data;
 mod hostile_input;
 mod idle_peers;
 mod key_change;
+mod last_handshake;
 mod lossy_network;
 mod persistent_keepalive;
 mod preshared_key;

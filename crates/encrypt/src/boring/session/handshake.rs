@@ -87,7 +87,9 @@ impl BoringSession {
         self.refresh(now);
         let response = self.noise.read_initiation(datagram, out, from.ip())?;
         self.store(u32_at(response, 4), Birth { at: now, initiator: false });
-        Ok(self.handshake_heard(response.len(), Content::Handshake, now))
+        let len = response.len();
+        self.handshake_heard(Content::Handshake, now);
+        Ok(Opened::Reply { len, confirms: false })
     }
 
     /// No `refresh` here: if boringtun gave the handshake up just now, it would refuse the answer to it.
@@ -104,14 +106,15 @@ impl BoringSession {
         self.store(receiver, birth);
         self.confirm(receiver, birth);
         self.sent = 1; // the confirmation
-        Ok(self.handshake_heard(confirmation.len(), Content::Keepalive, now))
+        let len = confirmation.len();
+        self.handshake_heard(Content::Keepalive, now);
+        Ok(Opened::Reply { len, confirms: true })
     }
 
-    /// The peer's handshake message was good, and `out` begins with what goes back.
-    fn handshake_heard(&mut self, len: usize, answer: Content, now: Instant) -> Opened {
+    /// The peer's handshake message was good, and is answered.
+    fn handshake_heard(&mut self, answer: Content, now: Instant) {
         self.timers.received(Content::Handshake, now);
         self.timers.sent(answer, now);
-        Opened::Reply { len, handshake: true }
     }
 
     pub(super) fn open_cookie_reply(

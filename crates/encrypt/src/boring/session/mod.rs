@@ -39,6 +39,8 @@ pub struct BoringSession {
 struct Slot {
     index: u32,
     birth: Birth,
+    /// The peer has shown that it has the keys.
+    confirmed: bool,
 }
 
 impl BoringSession {
@@ -186,31 +188,33 @@ impl BoringSession {
         }
         let tunn = self.noise.started().ok_or(Reject::NoSession)?;
         let opened = match tunn.decapsulate(None, datagram, out) {
-            TunnResult::Done => Ok(Opened::Keepalive),
+            TunnResult::Done => Ok(None),
             TunnResult::WriteToTunnelV4(packet, _) | TunnResult::WriteToTunnelV6(packet, _) => {
-                packet_len(packet).map(|len| Opened::Packet { len }).ok_or(Reject::NotIp)
+                packet_len(packet).map(Some).ok_or(Reject::NotIp)
             }
             // It authenticated, and yet is no IP packet.
             TunnResult::Err(WireGuardError::InvalidPacket) => Err(Reject::NotIp),
             TunnResult::Err(error) => return Err(data_reject(&error)),
             TunnResult::WriteToNetwork(_) => return Err(Reject::NoSession),
         };
-        if receiver != self.current || !self.is_live() {
-            self.heard_on(receiver, slot.birth);
-        }
-        let content =
-            if let Ok(Opened::Packet { .. }) = opened { Content::Packet } else { Content::Keepalive };
-        self.timers.received(content, now);
-        opened
+        let confirms = (receiver != self.current || !self.is_live()) && self.heard_on(slot);
+        let is_packet = matches!(opened, Ok(Some(_)));
+        self.timers.received(if is_packet { Content::Packet } else { Content::Keepalive }, now);
+        opened.map(|packet| match packet {
+            Some(len) => Opened::Packet { len, confirms },
+            None => Opened::Keepalive { confirms },
+        })
     }
 
-    /// A message came on a session other than the one that seals: it confirms the session if that one is
-    /// newer. boringtun follows the same rule.
+    /// A message came on a session other than the one that seals: that one seals from now on, if it is newer.
+    /// boringtun follows the same rule. True if this is the session's first.
     #[cold]
-    fn heard_on(&mut self, receiver: u32, birth: Birth) {
-        if self.timers.current().is_none_or(|current| current.at <= birth.at) {
-            self.confirm(receiver, birth);
+    fn heard_on(&mut self, slot: Slot) -> bool {
+        let is_newer = self.timers.current().is_none_or(|current| current.at <= slot.birth.at);
+        if is_newer {
+            self.confirm(slot.index, slot.birth);
         }
+        is_newer && !slot.confirmed
     }
 
     /// Erases what a session or a handshake left behind.
@@ -225,13 +229,16 @@ impl BoringSession {
     }
 
     fn store(&mut self, index: u32, birth: Birth) {
-        self.slots[slot_of(index)] = Some(Slot { index, birth });
+        self.slots[slot_of(index)] = Some(Slot { index, birth, confirmed: false });
         self.timers.keys_agreed(birth.at);
     }
 
     fn confirm(&mut self, index: u32, birth: Birth) {
         self.current = index;
         self.sent = 0;
+        if let Some(slot) = &mut self.slots[slot_of(index)] {
+            slot.confirmed = true;
+        }
         self.timers.session_confirmed(birth);
     }
 }
