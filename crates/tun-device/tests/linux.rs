@@ -18,8 +18,8 @@ use std::{
 use common::{
     assert_valid, bytes,
     namespace::{
-        add_address, become_nobody, delete_link, in_namespace, open_foreign_tun, ready_tun, rename, set_up,
-        snmp,
+        add_address, become_nobody, delete_link, in_namespace, open_foreign_tun, ready_tun, rename,
+        set_device_mode, set_up, snmp,
     },
 };
 use nix::{
@@ -28,8 +28,8 @@ use nix::{
     sys::socket::{setsockopt, sockopt},
 };
 use tun_device::{
-    CoalesceConfig, Coalescer, Error, GsoType, LinuxTun, MAX_FRAME_LEN, Offloads, Segments, TunDevice,
-    TunOptions, VNET_HEADER_LEN, VnetHeader,
+    ClosedBy, CoalesceConfig, Coalescer, Error, GsoType, LinuxTun, MAX_FRAME_LEN, Offloads, Segments,
+    TunDevice, TunOptions, VNET_HEADER_LEN, VnetHeader,
 };
 
 /// Long enough for a loaded machine; only failures wait this long.
@@ -417,10 +417,19 @@ fn a_taken_name_is_refused() {
 }
 
 #[test]
-fn without_privilege_the_error_says_so() {
-    in_namespace(|| {
-        become_nobody();
-        let error = LinuxTun::create("wg0", &TunOptions::default()).unwrap_err();
-        assert!(matches!(error, Error::NoPrivilege { .. }), "{error}");
-    });
+fn without_privilege_the_error_says_so_and_with_a_closed_device_it_names_that() {
+    for mode in [0o600, 0o666] {
+        in_namespace(move || {
+            set_device_mode(mode);
+            become_nobody();
+            let error = LinuxTun::create("wg0", &TunOptions::default()).unwrap_err();
+            let is_expected = match mode {
+                0o600 => {
+                    matches!(error, Error::Closed(ClosedBy::Mode { mode: 0o600, owner: 0, group: 0 }))
+                }
+                _ => matches!(error, Error::NoPrivilege { .. }),
+            };
+            assert!(is_expected, "{mode:o}: {error}");
+        });
+    }
 }

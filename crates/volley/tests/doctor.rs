@@ -98,7 +98,7 @@ fn what_is_missing_fails_with_its_fix() {
         let report =
             Report::of(lab, &format!("PATH=/nowhere $(command -v volley) doctor --json --port {port}"));
         assert!(!report.success, "{}", report.said);
-        report.is("TUN device", "fail", "modprobe tun");
+        report.is("TUN device", "fail", "/dev/net/tun is missing");
         report.is("TUN offloads", "warn", "not checked: ");
         report.is("port", "fail", &format!("ss -ulpn 'sport = :{port}'"));
         report.is("wireguard-tools", "warn", "wg and wg-quick");

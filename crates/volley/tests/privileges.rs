@@ -2,9 +2,9 @@
 
 mod common;
 
-use std::{fs, process::Stdio, time::Duration};
+use std::{fs, os::unix::net::UnixDatagram, process::Stdio, time::Duration};
 
-use common::{NOBODY, environment::first_process, eventually, keys, lab, socket};
+use common::{PATIENCE, environment::first_process, eventually, keys, lab, socket};
 use netlab::Environment;
 use nix::sys::signal::Signal;
 
@@ -50,20 +50,48 @@ fn every_thread_keeps_only_what_a_tunnel_needs() {
     });
 }
 
+/// Another user who has nothing but `CAP_NET_ADMIN`, in `setpriv`'s words.
+const NET_ADMIN_ALONE: &str = "--reuid 65534 --regid 65534 --clear-groups --bounding-set=-all,+net_admin \
+                               --inh-caps=-all,+net_admin --ambient-caps=-all,+net_admin";
+
 #[test]
-fn net_admin_alone_is_enough() {
+fn net_admin_alone_is_enough_where_the_device_opens_and_elsewhere_the_device_is_named() {
     lab(&["wg", "ip", "setpriv"], |lab| {
-        // A user of its own, and a directory that it may write to.
+        // A directory that the user may write to.
         lab.run("chown 65534:65534 /run/wireguard");
-        let net_admin = format!(
-            "{NOBODY} --bounding-set=-all,+net_admin --inh-caps=-all,+net_admin --ambient-caps=-all,+net_admin"
-        );
-        lab.run(&format!("{} wg0", lab.volley_with(&net_admin)));
+        let start = format!("{} wg0", lab.volley_with(NET_ADMIN_ALONE));
         let ((private, _), (_, peer)) = (keys(lab), keys(lab));
         lab.file("private", &private);
-        lab.run(&format!("wg set wg0 private-key private fwmark 7 peer {peer} allowed-ips 10.0.0.0/8"));
-        assert_eq!(lab.run("wg show wg0 fwmark; stat -c %u:%a /run/wireguard/wg0.sock"), "0x7\n65534:700\n");
-        lab.run("ip link delete wg0");
+        lab.with_either_device(|mode| {
+            if mode == 0o600 {
+                let refused = lab.sh(&start);
+                let said = String::from_utf8_lossy(&refused.stderr);
+                assert_eq!(refused.status.code(), Some(1), "{said}");
+                assert_eq!(
+                    said,
+                    "volley: /dev/net/tun is closed to this process: its mode is 0600, its owner user 0 and group 0\n  \
+                     to mend it: chmod 0666 /dev/net/tun, as udev does (making interfaces takes CAP_NET_ADMIN all the \
+                     same), or run as its owner\n"
+                );
+                return;
+            }
+            lab.run(&start);
+            lab.run(&format!("wg set wg0 private-key private fwmark 7 peer {peer} allowed-ips 10.0.0.0/8"));
+            assert_eq!(
+                lab.run("wg show wg0 fwmark; stat -c %u:%a /run/wireguard/wg0.sock"),
+                "0x7\n65534:700\n"
+            );
+            lab.run("ip link delete wg0");
+            eventually("it ends", || !socket("wg0").exists());
+        });
+    });
+}
+
+#[test]
+fn a_device_that_its_owner_is_given_opens_for_its_owner() {
+    lab(&["ip", "setpriv"], |lab| {
+        lab.run("chown 65534:65534 /run/wireguard && chown 65534 /dev/net/tun");
+        lab.run(&format!("{} wg0 && ip link delete wg0", lab.volley_with(NET_ADMIN_ALONE)));
         eventually("it ends", || !socket("wg0").exists());
     });
 }
@@ -88,14 +116,21 @@ fn as_a_containers_first_process_up_stays_until_it_is_asked_or_its_daemon_ends()
         let hooks = "PostUp = (true) & touch $DIR/up\nPostDown = touch $DIR/down";
         let private = keys(lab).0;
         lab.file("wg0.conf", &format!("[Interface]\nPrivateKey = {private}\nAddress = 10.7.0.1/24\n{hooks}"));
+        let path = lab.dir.join("notify");
+        let manager = UnixDatagram::bind(&path).expect("a socket");
+        manager.set_read_timeout(Some(PATIENCE)).expect("a timeout");
         let ends = [("kill -TERM", true), ("kill -INT", true), ("ip link delete wg0; :", false)];
         for (end, takes_down) in ends {
-            let up = lab.container(&["up", "./wg0.conf"]).stderr(Stdio::null()).spawn();
+            let mut up = lab.container(&["up", "./wg0.conf"]);
+            let up = up.env("NOTIFY_SOCKET", &path).stderr(Stdio::null()).spawn();
             let mut container = up.expect("unshare runs");
-            eventually("it is up", || lab.dir.join("up").exists());
+            // Asked before that, it would not stay up but roll back.
+            let mut told = [0; 512];
+            let length = manager.recv(&mut told).expect("it is up");
+            assert!(told[..length].starts_with(b"READY=1"));
             assert!(container.try_wait().expect("a child").is_none(), "the container lives on");
             lab.run(&format!(
-                "ip addr show wg0 | grep -q 10.7.0.1 && {end} {}",
+                "test -e up && ip addr show wg0 | grep -q 10.7.0.1 && {end} {}",
                 first_process(container.id())
             ));
             eventually(end, || container.try_wait().expect("a child").is_some_and(|status| status.success()));

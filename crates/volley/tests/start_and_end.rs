@@ -4,7 +4,7 @@ mod common;
 
 use std::{fs, os::unix::net::UnixStream, process::Stdio, time::Duration};
 
-use common::{Lab, NOBODY, eventually, lab, socket};
+use common::{Lab, eventually, lab, socket};
 use nix::sys::signal::Signal;
 
 /// What the contract allows between the reason to end and the end.
@@ -121,30 +121,6 @@ fn a_busy_port_is_an_error_with_its_fix_and_leaves_nothing() {
         assert!(said.contains(&format!("volley: UDP port {port} is in use\n  to mend it: ")), "{said}");
         assert!(!socket("wg0").exists());
         assert!(!lab.sh("ip link show wg0").status.success());
-    });
-}
-
-#[test]
-fn no_privilege_is_an_error_with_its_fix() {
-    lab(&["setpriv"], |lab| {
-        let refused = lab.sh(&format!("{} wg0", lab.volley_with(NOBODY)));
-        let said = String::from_utf8_lossy(&refused.stderr);
-        assert_eq!(refused.status.code(), Some(1), "{said}");
-        assert!(said.contains("no permission to create the TUN interface `wg0`\n  to mend it: "), "{said}");
-        assert_eq!(said.lines().count(), 2, "{said}");
-    });
-}
-
-#[test]
-fn without_the_tun_device_the_error_says_what_to_do() {
-    lab(&["ip"], |lab| {
-        let nowhere: Option<&str> = None;
-        nix::mount::mount(Some("tmpfs"), "/dev/net", Some("tmpfs"), nix::mount::MsFlags::empty(), nowhere)
-            .expect("hidden");
-        let refused = lab.volley(&["wg0"]).output().expect("it runs");
-        let said = String::from_utf8_lossy(&refused.stderr);
-        assert_eq!(refused.status.code(), Some(1), "{said}");
-        assert!(said.contains("/dev/net/tun is missing\n  to mend it: run `modprobe tun`"), "{said}");
     });
 }
 

@@ -1,5 +1,6 @@
 //! Linux's TUN device, with a virtio-net header in front of every packet.
 
+mod access;
 mod inherit;
 mod name;
 mod sys;
@@ -9,7 +10,7 @@ use std::{
     io::{self, Read as _, Write as _},
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
-        unix::fs::OpenOptionsExt as _,
+        unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _},
     },
     sync::atomic::{AtomicU8, Ordering},
 };
@@ -24,6 +25,21 @@ use nix::{
 use self::sys::TunFlags;
 pub use self::{inherit::inherited_fd, name::check_interface_name};
 use crate::{Error, Offloads, TunDevice, VNET_HEADER_LEN};
+
+/// Where TUN interfaces come from.
+const TUN_DEVICE: &str = "/dev/net/tun";
+
+/// `MISC_MAJOR` (linux/major.h) and `TUN_MINOR` (linux/miscdevice.h).
+const TUN_MAJOR: libc::c_uint = 10;
+const TUN_MINOR: libc::c_uint = 200;
+
+/// Opens /dev/net/tun and lets it go: whether interfaces can come from there, before one is asked for.
+///
+/// # Errors
+/// Why it does not open.
+pub fn check_device() -> Result<(), Error> {
+    open_clone_device("").map(drop)
+}
 
 /// How to set up a [`LinuxTun`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,8 +87,8 @@ impl LinuxTun {
         let file = open_clone_device(name)?;
         // IFF_MULTI_QUEUE is left out on purpose: with it a second process could attach to our interface.
         let flags = TunFlags(libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR);
-        let name =
-            sys::set_interface(file.as_fd(), name, flags).map_err(|source| attach_error(source, name))?;
+        let name = sys::set_interface(file.as_fd(), name, flags)
+            .map_err(|source| access::attach_error(source, name))?;
         let tun = Self::attached(file, name, true)?;
         tun.apply(options)?;
         Ok(tun)
@@ -238,33 +254,15 @@ fn plain_packet(frame: &[u8]) -> io::Result<&[u8]> {
 }
 
 fn open_clone_device(name: &str) -> Result<File, Error> {
-    File::options()
+    let file = File::options()
         .read(true)
         .write(true)
         .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
-        .open("/dev/net/tun")
-        .map_err(|source| open_error(source, name))
-}
-
-fn open_error(source: io::Error, name: &str) -> Error {
-    match source.raw_os_error() {
-        // No node, no driver behind the node, or no `tun` module.
-        Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => Error::NoTun(source),
-        Some(libc::EPERM | libc::EACCES) => {
-            Error::NoPrivilege { action: "open /dev/net/tun for", name: name.into() }
-        }
-        _ => system("opening /dev/net/tun", name, source),
-    }
-}
-
-fn attach_error(source: io::Error, name: &str) -> Error {
-    match source.raw_os_error() {
-        Some(libc::EPERM | libc::EACCES) => Error::NoPrivilege { action: "create", name: name.into() },
-        // EBUSY: another process holds it. EINVAL: there is such an interface and it is no TUN device of
-        // our kind, for names that passed our own check.
-        Some(libc::EBUSY | libc::EEXIST | libc::EINVAL) => Error::NameTaken(name.into()),
-        _ => system("TUNSETIFF", name, source),
-    }
+        .open(TUN_DEVICE)
+        .map_err(|source| access::open_error(source, name))?;
+    let node = file.metadata().map_err(|source| system("fstat", name, source))?;
+    let is_tun = node.file_type().is_char_device() && node.rdev() == libc::makedev(TUN_MAJOR, TUN_MINOR);
+    if is_tun { Ok(file) } else { Err(Error::NotTheNode) }
 }
 
 fn system(call: &'static str, name: &str, source: io::Error) -> Error {
@@ -319,27 +317,6 @@ mod tests {
         assert_eq!(gone_or(errno(libc::EIO)).kind(), io::ErrorKind::NetworkDown);
         assert_eq!(gone_or(errno(libc::EAGAIN)).kind(), io::ErrorKind::WouldBlock);
         assert_eq!(gone_or(errno(libc::EINVAL)).kind(), io::ErrorKind::InvalidInput);
-    }
-
-    #[test]
-    fn opening_without_the_module_or_the_right_says_so_and_how_to_mend_it() {
-        for code in [libc::ENOENT, libc::ENODEV, libc::ENXIO] {
-            let error = open_error(errno(code), "wg0");
-            assert!(matches!(error, Error::NoTun(_)));
-            assert!(error.fix().is_some_and(|fix| fix.contains("modprobe tun")));
-        }
-        let error = open_error(errno(libc::EACCES), "wg0");
-        assert!(matches!(error, Error::NoPrivilege { .. }));
-        assert!(error.fix().is_some_and(|fix| fix.contains("CAP_NET_ADMIN")));
-    }
-
-    #[test]
-    fn attaching_without_privilege_or_to_a_taken_name_says_so() {
-        assert!(matches!(attach_error(errno(libc::EPERM), "wg0"), Error::NoPrivilege { .. }));
-        let taken = attach_error(errno(libc::EBUSY), "wg0");
-        assert_eq!(taken.to_string(), "the interface `wg0` is in use, or is not a TUN interface");
-        assert!(taken.fix().is_some());
-        assert!(matches!(attach_error(errno(libc::ENOMEM), "wg0"), Error::System { .. }));
     }
 
     #[test]

@@ -4,19 +4,27 @@ use std::{
     fs::File,
     io::{self, Write as _},
     net::{IpAddr, UdpSocket},
-    os::fd::{AsRawFd as _, OwnedFd},
+    os::{
+        fd::{AsRawFd as _, OwnedFd},
+        unix::fs::PermissionsExt as _,
+    },
     thread,
     time::Duration,
 };
 
 use nix::{
     libc,
+    mount::{MsFlags, mount},
     sched::{CloneFlags, unshare},
     sys::socket::{AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, sendto, socket},
+    sys::stat::{Mode, SFlag, mknod},
 };
 use tun_device::LinuxTun;
 
-/// Runs `test` on a thread with a network namespace of its own, which ends with the thread.
+const TUN_DEVICE: &str = "/dev/net/tun";
+
+/// Runs `test` on a thread with a network namespace of its own, which ends with the thread, and in it with a TUN device
+/// that is root's alone: the machine's may be that, or open to all.
 ///
 /// Where that cannot be, the test says loudly that it did not run; with VOLLEY_REQUIRE_ALL=1 it fails.
 pub(crate) fn in_namespace(test: impl FnOnce() + Send + 'static) {
@@ -43,8 +51,23 @@ pub(crate) fn in_namespace(test: impl FnOnce() + Send + 'static) {
 }
 
 fn prepare() -> Result<(), String> {
-    File::open("/dev/net/tun").map_err(|error| format!("/dev/net/tun: {error}"))?;
-    unshare(CloneFlags::CLONE_NEWNET).map_err(|errno| format!("a network namespace needs root: {errno}"))
+    unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS)
+        .map_err(|errno| format!("a network namespace needs root: {errno}"))?;
+    const NONE: Option<&str> = None;
+    let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+    mount(NONE, "/", NONE, private, NONE).map_err(|errno| format!("private mounts: {errno}"))?;
+    std::fs::create_dir_all("/dev/net").map_err(|error| format!("/dev/net: {error}"))?;
+    mount(Some("tmpfs"), "/dev/net", Some("tmpfs"), MsFlags::empty(), NONE)
+        .map_err(|errno| format!("a tmpfs: {errno}"))?;
+    mknod(TUN_DEVICE, SFlag::S_IFCHR, Mode::empty(), libc::makedev(10, 200))
+        .map_err(|errno| format!("a TUN device: {errno}"))?;
+    set_device_mode(0o600);
+    File::open(TUN_DEVICE).map(drop).map_err(|error| format!("{TUN_DEVICE}: {error}"))
+}
+
+/// Opens the device to others than root, or closes it.
+pub(crate) fn set_device_mode(mode: u32) {
+    std::fs::set_permissions(TUN_DEVICE, std::fs::Permissions::from_mode(mode)).unwrap();
 }
 
 /// Gives an interface an address with its on-link prefix: /24 or /64.
@@ -114,7 +137,7 @@ pub(crate) fn delete_link(name: &str) {
 
 /// Opens a TUN interface as another program might have before handing it over.
 pub(crate) fn open_foreign_tun(name: &str, flags: libc::c_int) -> OwnedFd {
-    let file = File::options().read(true).write(true).open("/dev/net/tun").unwrap();
+    let file = File::options().read(true).write(true).open(TUN_DEVICE).unwrap();
     let mut request = interface_request(name);
     request.ifr_ifru.ifru_flags = flags as libc::c_short;
     // SAFETY: TUNSETIFF reads and writes one `ifreq`, which outlives the call.

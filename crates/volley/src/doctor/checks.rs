@@ -1,8 +1,7 @@
 //! The checks. Each looks, or has a probe look, and judges; the judging is pure where there is much of it.
 
 use std::{
-    fs::{self, File},
-    io,
+    fs, io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     path::Path,
 };
@@ -65,16 +64,10 @@ fn privileges() -> Check {
 
 fn tun_device() -> Check {
     const NAME: &str = "TUN device";
-    let Err(error) = File::options().read(true).write(true).open("/dev/net/tun") else {
-        return Check::pass(NAME, "/dev/net/tun opens");
-    };
-    let fix = match error.kind() {
-        io::ErrorKind::PermissionDenied => {
-            "run as root, or: chmod 0666 /dev/net/tun; in a container: --device /dev/net/tun"
-        }
-        _ => "modprobe tun; in a container: --device /dev/net/tun",
-    };
-    Check::fail(NAME, format!("/dev/net/tun does not open: {error}"), fix)
+    match tun_device::check_device() {
+        Ok(()) => Check::pass(NAME, "/dev/net/tun opens"),
+        Err(error) => Check::fail(NAME, error.to_string(), error.fix().unwrap_or("run as root")),
+    }
 }
 
 fn kernel(release: &str, trusted: bool) -> Check {

@@ -8,6 +8,7 @@ use std::{
     fs,
     io::Write,
     net::UdpSocket,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     sync::atomic::{AtomicU32, Ordering},
@@ -16,7 +17,7 @@ use std::{
 };
 
 use nix::{
-    mount::{MsFlags, mount},
+    mount::{MntFlags, MsFlags, mount, umount2},
     sched::{CloneFlags, unshare},
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -35,7 +36,8 @@ pub(crate) const SOCKET_DIR: &str = "/run/wireguard";
 /// How long anything may take before a test fails. Generous: the machine may be busy.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A network namespace, a private `/run/wireguard` and a directory for files, all gone with the test.
+/// A network namespace, a private `/run/wireguard`, a `/dev/net/tun` that is root's alone, and a directory for files,
+/// all gone with the test.
 pub(crate) struct Lab {
     pub(crate) dir: PathBuf,
     entrance: Entrance,
@@ -75,22 +77,31 @@ fn which(tool: &str) -> Option<PathBuf> {
 impl Lab {
     fn enter() -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
-        fs::create_dir_all(SOCKET_DIR).expect("the socket directory");
         unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).expect("namespaces");
         let none: Option<&str> = None;
         mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).expect("private mounts");
-        mount(Some("tmpfs"), SOCKET_DIR, Some("tmpfs"), MsFlags::empty(), Some("mode=0755"))
-            .expect("a tmpfs");
+        one_run_directory();
+        private(Path::new(SOCKET_DIR));
         // So that `ip netns add` leaves nothing on the machine.
-        fs::create_dir_all(NETNS_DIR).expect("the namespace directory");
-        mount(Some("tmpfs"), NETNS_DIR, Some("tmpfs"), MsFlags::empty(), none).expect("a tmpfs");
+        private(Path::new(NETNS_DIR));
+        // The machine's TUN device may be closed to all but root, or open, or on a mount without devices.
+        private(Path::new("/dev/net"));
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let dir = std::env::temp_dir().join(format!("volley-test-{}-{number}", std::process::id()));
-        fs::create_dir_all(&dir).expect("a directory");
+        // Scripts run here, and devices work, whatever the machine's /tmp forbids.
+        private(&dir);
         let entrance = Entrance::build(dir.join("environment"));
         let lab = Self { dir, entrance };
-        lab.run("ip link set lo up");
+        lab.run("ip link set lo up && mknod -m 0600 /dev/net/tun c 10 200");
         lab
+    }
+
+    /// Runs `test` with the TUN device of a bare kernel, and with the one that udev makes.
+    pub(crate) fn with_either_device(&self, mut test: impl FnMut(u32)) {
+        for mode in [0o600, 0o666] {
+            self.run(&format!("chmod {mode:o} /dev/net/tun"));
+            test(mode);
+        }
     }
 
     /// A shell command; its output is kept.
@@ -131,6 +142,7 @@ impl Lab {
     pub(crate) fn volley_with(&self, rights: &str) -> String {
         let copy = Path::new(SOCKET_DIR).join("volley");
         fs::copy(env!("CARGO_BIN_EXE_volley"), &copy).expect("copied");
+        fs::set_permissions(&copy, fs::Permissions::from_mode(0o755)).expect("executable");
         format!("{} setpriv {rights} {}", self.entrance.before_rights(), copy.display())
     }
 
@@ -180,13 +192,30 @@ impl Lab {
     }
 }
 
+/// Makes `directory` one of the test's own, empty.
+fn private(directory: &Path) {
+    fs::create_dir_all(directory).expect("a mount point");
+    mount(Some("tmpfs"), directory, Some("tmpfs"), MsFlags::empty(), Some("mode=0755")).expect("a tmpfs");
+}
+
+/// `/var/run` and `/run` are the same almost everywhere; here they are.
+fn one_run_directory() {
+    let (old, new) = (Path::new("/var/run"), Path::new("/run"));
+    if fs::canonicalize(old).ok() != fs::canonicalize(new).ok() {
+        fs::create_dir_all(old).expect("a mount point");
+        let none: Option<&str> = None;
+        mount(Some(new), old, none, MsFlags::MS_BIND, none).expect("one /run");
+    }
+}
+
 impl Drop for Lab {
     fn drop(&mut self) {
         // A failed test may leave daemons in the background; they end without their sockets.
         for entry in fs::read_dir(SOCKET_DIR).into_iter().flatten().flatten() {
             let _ = fs::remove_file(entry.path());
         }
-        let _ = fs::remove_dir_all(&self.dir);
+        let _ = umount2(&self.dir, MntFlags::MNT_DETACH);
+        let _ = fs::remove_dir(&self.dir);
     }
 }
 
