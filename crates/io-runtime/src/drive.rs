@@ -14,7 +14,7 @@ use tun_device::Segments;
 use tunnel_core::{Tunnel, TunnelConfig};
 
 use crate::{
-    DeviceStatus, DeviceUpdate, Error, Feature, Features, IoCounters, RuntimeConfig, Stopped, UpdateError,
+    DeviceStatus, DeviceUpdate, Error, Features, IoCounters, RuntimeConfig, Stopped, UpdateError,
     alarm::Alarm,
     clock,
     handle::{COMMAND_QUEUE, Command, Requests},
@@ -314,7 +314,8 @@ impl<I: Identity, P: TunPort> DataPlane<I, P> {
     }
 
     fn status(&mut self, now: Instant) -> DeviceStatus {
-        self.tun.settle(&mut self.counters);
+        self.tun.settle(now, &mut self.counters);
+        let (tcp_rests, udp_rests) = self.tun.resting();
         DeviceStatus {
             private_key: self.tunnel.private_key().cloned(),
             public_key: self.tunnel.public_key(),
@@ -326,17 +327,11 @@ impl<I: Identity, P: TunPort> DataPlane<I, P> {
             core: *self.tunnel.counters(),
             io: self.counters,
             features: Features {
-                tun_coalesce: self.tun_coalesce(),
+                tun_coalesce_tcp: self.features.tun_coalesce_tcp.or_resting(tcp_rests),
+                tun_coalesce_udp: self.features.tun_coalesce_udp.or_resting(udp_rests),
                 sched_batch: self.scheduling.feature(),
                 ..self.features.clone()
             },
-        }
-    }
-
-    fn tun_coalesce(&self) -> Feature {
-        match self.features.tun_coalesce {
-            Feature::On if !self.tun.merges() => Feature::Refused,
-            other => other,
         }
     }
 }

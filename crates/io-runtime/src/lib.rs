@@ -10,6 +10,7 @@ mod error;
 mod handle;
 mod kernel;
 mod poller;
+mod rest;
 mod runtime;
 mod scheduling;
 mod status;

@@ -62,7 +62,8 @@ where
         udp_gso = %features.udp_gso,
         segments = features.udp_gso_segments,
         udp_gro = %features.udp_gro,
-        tun_coalesce = %features.tun_coalesce,
+        tun_coalesce_tcp = %features.tun_coalesce_tcp,
+        tun_coalesce_udp = %features.tun_coalesce_udp,
         sched_batch = %features.sched_batch,
         tun_offloads = ?features.tun_offloads,
         send_buffer = features.udp_send_buffer,
@@ -153,7 +154,8 @@ fn features(
         udp_gso,
         udp_gso_segments: if udp_gso.is_on() { max_gso_segments() } else { 1 },
         udp_gro: feature(config.udp_gro, sockets.v4.has_gro()),
-        tun_coalesce: feature(config.tun_coalesce, offloads.tso || offloads.uso),
+        tun_coalesce_tcp: feature(config.tun_coalesce, offloads.tso),
+        tun_coalesce_udp: feature(config.tun_coalesce, offloads.uso),
         sched_batch: feature(config.sched_batch, true), // its thread will know better
         tun_offloads: offloads,
         udp_send_buffer,
@@ -187,9 +189,11 @@ fn arrangement(wanted: Arrangement) -> Arrangement {
 }
 
 fn coalesce_config(features: &Features) -> CoalesceConfig {
-    let config = CoalesceConfig::for_device(features.tun_offloads);
-    let on = features.tun_coalesce.is_on();
-    CoalesceConfig { tso: config.tso && on, uso: config.uso && on, ..config }
+    CoalesceConfig {
+        tso: features.tun_coalesce_tcp.is_on(),
+        uso: features.tun_coalesce_udp.is_on(),
+        ..CoalesceConfig::default()
+    }
 }
 
 #[cfg(test)]

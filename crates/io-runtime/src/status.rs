@@ -48,8 +48,10 @@ pub struct Features {
     pub udp_gso_segments: usize,
     /// Batches arrive with `UDP_GRO`.
     pub udp_gro: Feature,
-    /// Super-packets are written to the TUN.
-    pub tun_coalesce: Feature,
+    /// TCP segments are written to the TUN as super-packets.
+    pub tun_coalesce_tcp: Feature,
+    /// UDP datagrams are written to the TUN as super-packets.
+    pub tun_coalesce_udp: Feature,
     /// The loop's thread is scheduled as `SCHED_BATCH`.
     pub sched_batch: Feature,
     /// What the TUN device gives and takes.
@@ -70,12 +72,14 @@ pub enum Feature {
     Disabled,
     /// This kernel or device does not have it.
     Unsupported,
-    /// The kernel refused what it had offered, so it is off for the session.
+    /// The kernel refused it, so it is off for the session.
     Refused,
     /// This kernel (Linux 7.0 – 7.1.4) corrupts UDP GSO trains of equal segments.
     KernelBug,
-    /// Off for a while: another program keeps the processor busy that this thread runs on.
+    /// Off for a while: the kernel refused what it had offered. It is tried again.
     Resting,
+    /// Off for a while: another program keeps the processor busy that this thread runs on.
+    Yielding,
     /// Whoever started us has chosen otherwise.
     Overruled,
 }
@@ -84,6 +88,11 @@ impl Feature {
     /// True when in use.
     pub fn is_on(self) -> bool {
         self == Self::On
+    }
+
+    /// The same, or resting if it is on but `rests`.
+    pub(crate) fn or_resting(self, rests: bool) -> Self {
+        if self.is_on() && rests { Self::Resting } else { self }
     }
 }
 
@@ -95,7 +104,8 @@ impl fmt::Display for Feature {
             Self::Unsupported => "off (not supported here)",
             Self::Refused => "off (refused by the kernel)",
             Self::KernelBug => "off (Linux 7.0 to 7.1.4 corrupts UDP GSO)",
-            Self::Resting => "off for now (another program keeps the processor busy)",
+            Self::Resting => "resting (refused by the kernel; tried again)",
+            Self::Yielding => "off for now (another program keeps the processor busy)",
             Self::Overruled => "off (started with another policy)",
         })
     }

@@ -53,7 +53,8 @@ fn without_tun_offload_every_packet_is_written_alone() {
             let pair = Pair::start(RuntimeConfig { tun_coalesce: false, ..config }, Offloads::ALL).await;
             exchange(&pair);
             let b = pair.b.settled().await;
-            assert_eq!(b.features.tun_coalesce, Feature::Disabled);
+            assert_eq!(b.features.tun_coalesce_tcp, Feature::Disabled);
+            assert_eq!(b.features.tun_coalesce_udp, Feature::Disabled);
             assert_eq!(b.io.traffic.tun_writes, u64::from(FRAMES) * SEGMENTS as u64);
             pair.finish().await;
         });
@@ -64,14 +65,14 @@ fn without_tun_offload_every_packet_is_written_alone() {
 fn super_packets_that_the_kernel_refuses_are_replayed_and_the_status_tells() {
     for config in configs() {
         run(async {
-            let tcp_only = Offloads { uso: false, ..Offloads::ALL };
-            let pair = Pair::start_with_device(config, tcp_only, Faulty::refusing_super_packets).await;
+            let pair = Pair::start_with_device(config, Offloads::ALL, Faulty::refusing_super_packets).await;
             exchange(&pair);
             let b = pair.b.settled().await;
             assert!(b.io.traffic.tun_frames_replayed >= 1);
             assert_eq!(b.io.traffic.tun_super_frames_written, 0);
             assert_eq!(b.io.drops.total(), 0);
-            assert_eq!(b.features.tun_coalesce, Feature::Refused);
+            assert_eq!(b.features.tun_coalesce_tcp, Feature::Resting);
+            assert_eq!(b.features.tun_coalesce_udp, Feature::On, "nobody refused a UDP super-packet");
             pair.finish().await;
         });
     }

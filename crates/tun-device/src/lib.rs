@@ -15,6 +15,6 @@ pub use faulty::{Call, Fault, Faulty};
 pub use linux::{LinuxTun, TunOptions, check_device, check_interface_name, inherited_fd};
 pub use memory::{MemoryHost, MemoryTun};
 pub use offload::{
-    CoalesceConfig, CoalesceCounters, Coalescer, Full, GsoType, Malformed, Segments, VnetHeader,
+    CoalesceConfig, CoalesceCounters, Coalescer, Full, GsoType, Malformed, Segments, SuperPackets, VnetHeader,
 };
 pub use tap::Tap;

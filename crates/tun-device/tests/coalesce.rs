@@ -508,34 +508,41 @@ fn when_full_the_packet_waits_in_the_slot() {
 }
 
 #[test]
-fn a_refused_super_packet_is_replayed_and_its_offload_goes_off() {
+fn a_refused_super_packet_is_replayed_and_its_offload_is_off_until_the_caller_tries_again() {
     let tcp = [Spec::tcp().payload(0, 300), Spec::tcp().payload(0, 300).next(300)];
     let udp = [Spec::udp().payload(0, 300), Spec::udp().payload(0, 300).next(300)];
     let packets: Vec<_> = tcp.iter().chain(&udp).map(Spec::build).collect();
     let mut coalescer = Coalescer::new(CoalesceConfig::default());
     let mut sink = Sink::default();
     let mut offered = Vec::new();
-    for _ in 0..2 {
+    let mut round = |coalescer: &mut Coalescer, refuses: bool| {
         for packet in &packets {
-            commit(&mut coalescer, packet).unwrap();
+            commit(coalescer, packet).unwrap();
         }
-        coalescer
-            .flush(|frame| {
-                let gso_type = VnetHeader::parse(frame).unwrap().gso_type;
-                offered.push(gso_type);
-                match gso_type {
-                    GsoType::TcpV4 => Err(io::ErrorKind::InvalidInput.into()),
-                    _ => sink.write(frame),
-                }
-            })
-            .unwrap();
-    }
-    assert_eq!(sink.split(), [packets.as_slice(), &packets].concat());
-    let (plain, tcp, udp) = (GsoType::None, GsoType::TcpV4, GsoType::UdpL4);
-    assert_eq!(offered, [tcp, plain, plain, udp, plain, plain, udp]);
+        let write = |frame: &[u8]| {
+            let gso_type = VnetHeader::parse(frame).unwrap().gso_type;
+            offered.push(gso_type);
+            match gso_type {
+                GsoType::TcpV4 if refuses => Err(io::ErrorKind::InvalidInput.into()),
+                _ => sink.write(frame),
+            }
+        };
+        coalescer.flush(write).unwrap();
+    };
+    round(&mut coalescer, true);
+    round(&mut coalescer, true);
     assert!(!coalescer.config().tso);
     assert!(coalescer.config().uso);
-    assert_eq!(coalescer.counters().replayed, 1);
+    let refused = *coalescer.counters();
+    assert_eq!((refused.replayed, refused.tcp.refused, refused.tcp.written), (1, 1, 0));
+    assert_eq!((refused.udp.refused, refused.udp.written), (0, 2));
+
+    coalescer.set_merging(true, true);
+    round(&mut coalescer, false);
+    assert_eq!(coalescer.counters().tcp.written, 1);
+    assert_eq!(sink.split(), [packets.as_slice(), &packets, &packets].concat());
+    let (plain, tcp, udp) = (GsoType::None, GsoType::TcpV4, GsoType::UdpL4);
+    assert_eq!(offered, [tcp, plain, plain, udp, plain, plain, udp, tcp, udp]);
 }
 
 #[test]

@@ -59,6 +59,24 @@ fn metrics_tell_peers_drops_and_features() {
     });
 }
 
+#[test]
+fn both_directions_of_the_tun_and_both_protocols_are_told_apart() {
+    lab(&["ip"], |lab| {
+        let daemon = lab.daemon("wg0", &["--no-tun-coalesce"]);
+        let told = daemon.log();
+        let off = "off (switched off)";
+        assert!(told.contains(&format!(", TCP merged out {off}, UDP merged out {off}, ")), "{told}");
+        assert!(told.contains(", TSO in on, USO in "), "{told}");
+        let shown = lab.run("volley show wg0");
+        for feature in ["tun coalesce tcp", "tun coalesce udp"] {
+            assert!(shown.contains(&format!("{feature} {off}, ")), "{shown}");
+        }
+        assert!(shown.contains("tun tso on, tun uso "), "{shown}");
+        let json = lab.run("volley show wg0 --json");
+        assert!(json.contains(&format!(r#""tun_coalesce_udp": "{off}""#)), "{json}");
+    });
+}
+
 /// A daemon with one peer that is never there, and an address inside its network.
 fn one_peer(lab: &Lab, args: &[&str]) -> (Daemon, String, String) {
     let daemon = lab.daemon("wg0", args);

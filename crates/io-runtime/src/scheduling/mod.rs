@@ -50,7 +50,7 @@ impl Scheduling {
     pub(crate) fn feature(&self) -> Feature {
         match self {
             Self::Off(why) => *why,
-            Self::Batch(batch) if batch.judge.policy() == Policy::Other => Feature::Resting,
+            Self::Batch(batch) if batch.judge.policy() == Policy::Other => Feature::Yielding,
             Self::Batch(_) => Feature::On,
         }
     }
@@ -148,7 +148,7 @@ mod tests {
             batch.judge = Judge::new(Waits::default(), now);
             batch.judge.judge(Waits { time: Duration::from_secs(9), turns: 9 }, now);
             sys::set_policy(Policy::Other).unwrap();
-            assert_eq!(scheduling.feature(), Feature::Resting);
+            assert_eq!(scheduling.feature(), Feature::Yielding);
             scheduling.review(now + Duration::from_secs(9));
             (scheduling.feature(), sys::policy().unwrap())
         });

@@ -8,7 +8,7 @@ use std::{
 
 use tun_device::{CoalesceConfig, Coalescer, MAX_FRAME_LEN, TunDevice, VNET_HEADER_LEN};
 
-use super::{Flushed, Outlet, RETRY_PAUSE, TunPort, read_frame};
+use super::{Flushed, Merging, Outlet, RETRY_PAUSE, TunPort, read_frame};
 use crate::{Error, IoCounters, alarm::Arrival};
 
 /// See the module.
@@ -17,6 +17,7 @@ pub(crate) struct Inline<D> {
     device: Arc<D>,
     buffer: Box<[u8]>,
     outlet: Outlet,
+    merging: Merging,
     /// The device took nothing: leave it alone until then.
     blocked_until: Option<Instant>,
 }
@@ -24,7 +25,8 @@ pub(crate) struct Inline<D> {
 impl<D: TunDevice + AsFd> Inline<D> {
     pub(crate) fn new(device: Arc<D>, coalesce: CoalesceConfig) -> Self {
         let buffer = vec![0; MAX_FRAME_LEN].into_boxed_slice();
-        Self { device, buffer, outlet: Outlet::new(coalesce), blocked_until: None }
+        let merging = Merging::new(&coalesce);
+        Self { device, buffer, outlet: Outlet::new(coalesce), merging, blocked_until: None }
     }
 }
 
@@ -42,6 +44,10 @@ impl<D: TunDevice + AsFd> TunPort for Inline<D> {
         if self.outlet.coalescer.is_full() {
             self.flush(now, counters)?;
         }
+        if self.merging.is_due(now) {
+            self.merging.try_again(now);
+            self.merging.apply_to(&mut self.outlet.coalescer);
+        }
         let has_room = !self.outlet.coalescer.is_full();
         Ok(has_room.then_some(&mut self.outlet.coalescer))
     }
@@ -51,13 +57,13 @@ impl<D: TunDevice + AsFd> TunPort for Inline<D> {
             return Ok(());
         }
         let flushed = self.outlet.flush(&*self.device);
-        self.outlet.settle(counters);
+        self.settle(now, counters);
         self.blocked_until = (flushed == Flushed::Blocked).then(|| now + RETRY_PAUSE);
         if flushed == Flushed::Gone { Err(Error::DeviceGone) } else { Ok(()) }
     }
 
-    fn settle(&mut self, counters: &mut IoCounters) {
-        self.outlet.settle(counters);
+    fn settle(&mut self, now: Instant, counters: &mut IoCounters) {
+        self.outlet.settle(&mut self.merging, now, counters);
     }
 
     fn source(&self) -> Option<BorrowedFd<'_>> {
@@ -68,8 +74,8 @@ impl<D: TunDevice + AsFd> TunPort for Inline<D> {
         false
     }
 
-    fn merges(&self) -> bool {
-        self.outlet.merges()
+    fn resting(&self) -> (bool, bool) {
+        self.merging.resting()
     }
 
     fn retry_at(&self) -> Option<Instant> {

@@ -3,6 +3,9 @@
 
 mod frames;
 mod inline;
+mod merging;
+#[cfg(test)]
+mod tests;
 mod threads;
 
 use std::{
@@ -13,6 +16,7 @@ use std::{
 
 use tun_device::{CoalesceConfig, CoalesceCounters, Coalescer, TunDevice, VNET_HEADER_LEN};
 
+use self::merging::Merging;
 pub(crate) use self::{inline::Inline, threads::Threads};
 use crate::{Error, IoCounters, alarm::Arrival};
 
@@ -39,7 +43,7 @@ pub(crate) trait TunPort {
     fn flush(&mut self, now: Instant, counters: &mut IoCounters) -> Result<(), Error>;
 
     /// Brings the counters up to date, but for what is being written at this moment.
-    fn settle(&mut self, counters: &mut IoCounters);
+    fn settle(&mut self, now: Instant, counters: &mut IoCounters);
 
     /// The descriptor that becomes readable, edge-triggered, when there may be a frame. `None` where threads
     /// hand them over, and ring the loop's alarm.
@@ -49,8 +53,8 @@ pub(crate) trait TunPort {
     /// [`output`](Self::output) (for room) will find.
     fn has_arrived(&self, arrival: Arrival) -> bool;
 
-    /// True while packets are merged into super-packets: until the kernel refuses both kinds.
-    fn merges(&self) -> bool;
+    /// Whether merging rests, for TCP and for UDP, because the kernel refused a super-packet.
+    fn resting(&self) -> (bool, bool);
 
     /// When to try [`flush`](Self::flush) again although nothing else happens.
     fn retry_at(&self) -> Option<Instant>;
@@ -115,11 +119,6 @@ impl Outlet {
         Self { coalescer, counted: CoalesceCounters::default(), writes: 0, bytes: 0 }
     }
 
-    fn merges(&self) -> bool {
-        let config = self.coalescer.config();
-        config.tso || config.uso
-    }
-
     fn flush(&mut self, device: &impl TunDevice) -> Flushed {
         loop {
             let result = self.coalescer.flush(|frame| {
@@ -139,16 +138,23 @@ impl Outlet {
         }
     }
 
-    /// Moves what happened since the last time into the loop's counters.
-    fn settle(&mut self, counters: &mut IoCounters) {
-        let now = *self.coalescer.counters();
+    /// Moves what happened since the last time into the loop's counters, and lets `merging` learn from it.
+    fn settle(&mut self, merging: &mut Merging, now: Instant, counters: &mut IoCounters) {
+        let (before, after) = (self.counted, *self.coalescer.counters());
+        for (protocol, is_new) in ["TCP", "UDP"].into_iter().zip(merging.learn(&before, &after, now)) {
+            if is_new {
+                tracing::info!(
+                    "the kernel refused merged {protocol} packets: they are written one by one for now"
+                );
+            }
+        }
         counters.traffic.tun_writes += std::mem::take(&mut self.writes);
         counters.traffic.tun_bytes_written += std::mem::take(&mut self.bytes);
-        counters.traffic.tun_packets_written += now.packets - self.counted.packets;
-        counters.traffic.tun_super_frames_written += now.super_frames - self.counted.super_frames;
-        counters.traffic.tun_frames_replayed += now.replayed - self.counted.replayed;
-        counters.drops.tun_down += now.dropped_down - self.counted.dropped_down;
-        counters.drops.tun_refused += now.dropped_error - self.counted.dropped_error;
-        self.counted = now;
+        counters.traffic.tun_packets_written += after.packets - before.packets;
+        counters.traffic.tun_super_frames_written += after.super_frames() - before.super_frames();
+        counters.traffic.tun_frames_replayed += after.replayed - before.replayed;
+        counters.drops.tun_down += after.dropped_down - before.dropped_down;
+        counters.drops.tun_refused += after.dropped_error - before.dropped_error;
+        self.counted = after;
     }
 }

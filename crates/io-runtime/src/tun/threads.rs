@@ -26,7 +26,7 @@ use nix::{
 use tun_device::{CoalesceConfig, Coalescer, TunDevice};
 
 use super::{
-    Flushed, Outlet, RETRY_PAUSE, TunPort,
+    Flushed, Merging, Outlet, RETRY_PAUSE, TunPort,
     frames::{BUFFER_BYTES, FrameBatch},
 };
 use crate::{
@@ -61,7 +61,7 @@ pub(crate) struct Threads {
     outlet: Option<Outlet>,
     /// Outlets that have come back.
     spare: Vec<Outlet>,
-    merges: bool,
+    merging: Merging,
 
     /// Last: its threads end only after the channels above are dropped.
     workers: Workers,
@@ -109,15 +109,14 @@ impl Threads {
         workers.start("tun-read", move |scheduling| reader.run(scheduling))?;
         let writer = Writer { device, stop, writing, returning, bell: bell(Arrival::Room) };
         workers.start("tun-write", move |scheduling| writer.run(scheduling))?;
-        let outlet = Outlet::new(coalesce);
         Ok(Self {
             filled,
             empty,
             current: None,
             to_write,
             written,
-            merges: outlet.merges(),
-            outlet: Some(outlet),
+            merging: Merging::new(&coalesce),
+            outlet: Some(Outlet::new(coalesce)),
             spare: Vec::with_capacity(OUTLETS),
             workers,
         })
@@ -143,14 +142,21 @@ impl Threads {
     }
 
     /// Makes `outlet` one that has come back, if there is none.
-    fn take_outlet(&mut self, counters: &mut IoCounters) {
+    fn take_outlet(&mut self, now: Instant, counters: &mut IoCounters) {
         if self.outlet.is_some() {
             return;
         }
         if self.spare.is_empty() {
-            self.settle(counters);
+            self.settle(now, counters);
         }
         self.outlet = self.spare.pop();
+        self.apply_merging();
+    }
+
+    fn apply_merging(&mut self) {
+        if let Some(outlet) = &mut self.outlet {
+            self.merging.apply_to(&mut outlet.coalescer);
+        }
     }
 
     fn send_outlet(&mut self) -> Result<(), Error> {
@@ -174,11 +180,16 @@ impl TunPort for Threads {
         Ok(self.current.as_mut().and_then(FrameBatch::take))
     }
 
-    fn output(&mut self, _: Instant, counters: &mut IoCounters) -> Result<Option<&mut Coalescer>, Error> {
+    fn output(&mut self, now: Instant, counters: &mut IoCounters) -> Result<Option<&mut Coalescer>, Error> {
         if self.outlet.as_ref().is_some_and(|outlet| outlet.coalescer.is_full()) {
             self.send_outlet()?;
         }
-        self.take_outlet(counters);
+        self.take_outlet(now, counters);
+        if self.merging.is_due(now) {
+            self.settle(now, counters); // what was written before the pause must not end the trial
+            self.merging.try_again(now);
+            self.apply_merging();
+        }
         Ok(self.outlet.as_mut().map(|outlet| &mut outlet.coalescer))
     }
 
@@ -189,12 +200,12 @@ impl TunPort for Threads {
         Ok(())
     }
 
-    fn settle(&mut self, counters: &mut IoCounters) {
+    fn settle(&mut self, now: Instant, counters: &mut IoCounters) {
         self.spare.extend(self.written.try_iter());
         for outlet in &mut self.spare {
-            outlet.settle(counters);
-            self.merges = outlet.merges();
+            outlet.settle(&mut self.merging, now, counters);
         }
+        self.apply_merging(); // a refusal concerns what is being filled, too
     }
 
     fn source(&self) -> Option<BorrowedFd<'_>> {
@@ -208,8 +219,8 @@ impl TunPort for Threads {
         }
     }
 
-    fn merges(&self) -> bool {
-        self.merges
+    fn resting(&self) -> (bool, bool) {
+        self.merging.resting()
     }
 
     fn retry_at(&self) -> Option<Instant> {

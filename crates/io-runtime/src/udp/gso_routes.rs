@@ -1,16 +1,9 @@
 //! Which routes cannot take GSO, and when to ask them again.
 
-use std::{
-    collections::HashMap,
-    net::IpAddr,
-    time::{Duration, Instant},
-};
+use std::{collections::HashMap, net::IpAddr, time::Instant};
 
-/// First pause before GSO is tried again on a route that refused it.
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
-/// Longest pause. A probe costs one failed system call, so hours would save nothing; and a laptop that
-/// comes back to its fast network should notice within minutes.
-const LONGEST_PAUSE: Duration = Duration::from_secs(300);
+use crate::rest::Rest;
+
 /// Routes remembered at most. Past it the one due soonest is forgotten: it would be asked again anyway.
 const MAX_ROUTES: usize = 1024;
 
@@ -18,13 +11,7 @@ const MAX_ROUTES: usize = 1024;
 /// decides is the device the route leaves by, and that can change any time.
 #[derive(Debug, Default)]
 pub(crate) struct GsoRoutes {
-    broken: HashMap<IpAddr, Pause>,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Pause {
-    length: Duration,
-    until: Instant,
+    broken: HashMap<IpAddr, Rest>,
 }
 
 /// How to send a batch to a route.
@@ -45,7 +32,7 @@ impl GsoRoutes {
         }
         match self.broken.get(&remote) {
             None => Choice::Gso,
-            Some(pause) if pause.until <= now => Choice::Probe,
+            Some(rest) if rest.is_over(now) => Choice::Probe,
             Some(_) => Choice::Plain,
         }
     }
@@ -61,13 +48,12 @@ impl GsoRoutes {
         if known.is_none() && self.broken.len() >= MAX_ROUTES {
             self.forget_one();
         }
-        let length = known.map_or(FIRST_PAUSE, |pause| (pause.length * 2).min(LONGEST_PAUSE));
-        self.broken.insert(remote, Pause { length, until: now + length });
+        self.broken.insert(remote, Rest::after(known, now));
         known.is_none()
     }
 
     fn forget_one(&mut self) {
-        let soonest = self.broken.iter().min_by_key(|(_, pause)| pause.until).map(|(&remote, _)| remote);
+        let soonest = self.broken.iter().min_by_key(|(_, rest)| rest.until()).map(|(&remote, _)| remote);
         if let Some(remote) = soonest {
             self.broken.remove(&remote);
         }
@@ -76,9 +62,10 @@ impl GsoRoutes {
 
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
+    use std::{net::Ipv4Addr, time::Duration};
 
     use super::*;
+    use crate::rest::{FIRST_PAUSE, LONGEST_PAUSE};
 
     const ROUTE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 

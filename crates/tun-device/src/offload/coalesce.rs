@@ -57,14 +57,47 @@ pub struct CoalesceCounters {
     pub merged: u64,
     /// Frames written, each by one system call.
     pub frames: u64,
-    /// Of these, super-packets.
-    pub super_frames: u64,
-    /// Super-packets that the kernel refused, so that their packets were written one by one.
+    /// Super-packets of TCP segments.
+    pub tcp: SuperPackets,
+    /// Super-packets of UDP datagrams.
+    pub udp: SuperPackets,
+    /// Super-packets of which the packets were written one by one.
     pub replayed: u64,
     /// Frames or replayed packets dropped because the interface is down.
     pub dropped_down: u64,
     /// Frames or replayed packets dropped on any other write error.
     pub dropped_error: u64,
+}
+
+/// What became of the super-packets of one protocol.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SuperPackets {
+    /// Written as they are.
+    pub written: u64,
+    /// Refused by the kernel.
+    pub refused: u64,
+}
+
+impl CoalesceCounters {
+    /// Super-packets written as they are.
+    pub const fn super_frames(&self) -> u64 {
+        self.tcp.written + self.udp.written
+    }
+
+    const fn super_packets(&mut self, protocol: Protocol) -> &mut SuperPackets {
+        match protocol {
+            Protocol::Tcp => &mut self.tcp,
+            Protocol::Udp => &mut self.udp,
+        }
+    }
+
+    fn count_drop(&mut self, error: &io::Error) {
+        match error.kind() {
+            io::ErrorKind::NetworkDown => self.dropped_down += 1,
+            _ => self.dropped_error += 1,
+        }
+    }
 }
 
 /// No frame is free for the packet in the slot. It stays there: flush, then commit again.
@@ -189,8 +222,9 @@ impl Coalescer {
 
     /// Writes every frame, in order, through `write`, which gets a virtio-net header and a packet.
     ///
-    /// A super-packet refused with EINVAL is written again packet by packet, and its offload is off from
-    /// then on. On other errors the frame is dropped and counted.
+    /// A super-packet refused with EINVAL is written again packet by packet, and its protocol is not merged
+    /// from then on, until [`set_merging`](Self::set_merging) says so. On other errors the frame is dropped
+    /// and counted.
     ///
     /// # Errors
     /// `WouldBlock`, `Interrupted` and `UnexpectedEof` end the flush. What was not written stays, without
@@ -219,6 +253,13 @@ impl Coalescer {
     /// What is merged now: as configured, less what the kernel has refused.
     pub const fn config(&self) -> &CoalesceConfig {
         &self.config
+    }
+
+    /// Merges TCP segments and UDP datagrams from now on, or does not: how a caller, who has a clock, tries
+    /// again after a refusal. Super-packets that wait are written by the new rule.
+    pub const fn set_merging(&mut self, tso: bool, uso: bool) {
+        self.config.tso = tso;
+        self.config.uso = uso;
     }
 
     /// Counters since it was made.
@@ -292,19 +333,22 @@ impl Coalescer {
                 self.refuse_front();
                 return Ok(()); // the next round replays it
             }
-            Err(error) => self.count_drop(&error),
+            Err(error) => self.counters.count_drop(&error),
             Ok(()) => {
                 self.counters.frames += 1;
-                self.counters.super_frames += u64::from(self.queue[0].is_super());
+                if let Some(protocol) = frame.protocol().filter(|_| frame.is_super()) {
+                    self.counters.super_packets(protocol).written += 1;
+                }
             }
         }
         self.pop_front();
         Ok(())
     }
 
-    /// The kernel takes no super-packets of this kind: make none from now on.
+    /// The kernel takes no super-packets of this kind: make none for now.
     fn refuse_front(&mut self) {
         let Some(protocol) = self.queue[0].protocol() else { return };
+        self.counters.super_packets(protocol).refused += 1;
         match protocol {
             Protocol::Tcp => self.config.tso = false,
             Protocol::Udp => self.config.uso = false,
@@ -340,10 +384,6 @@ impl Coalescer {
         Ok(())
     }
 
-    fn count_drop(&mut self, error: &io::Error) {
-        self.counters.count_drop(error);
-    }
-
     fn pop_front(&mut self) {
         self.replay = None;
         let Some(frame) = self.queue.pop_front() else { return };
@@ -359,15 +399,6 @@ impl CoalesceConfig {
         match protocol {
             Protocol::Tcp => self.tso,
             Protocol::Udp => self.uso,
-        }
-    }
-}
-
-impl CoalesceCounters {
-    fn count_drop(&mut self, error: &io::Error) {
-        match error.kind() {
-            io::ErrorKind::NetworkDown => self.dropped_down += 1,
-            _ => self.dropped_error += 1,
         }
     }
 }

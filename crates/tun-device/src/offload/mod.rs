@@ -12,7 +12,7 @@ mod segment;
 mod virtio;
 
 pub use self::{
-    coalesce::{CoalesceConfig, CoalesceCounters, Coalescer, Full},
+    coalesce::{CoalesceConfig, CoalesceCounters, Coalescer, Full, SuperPackets},
     segment::Segments,
     virtio::{GsoType, VnetHeader},
 };

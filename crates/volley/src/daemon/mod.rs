@@ -174,16 +174,18 @@ fn finished(name: &str, ended: Result<(), io_runtime::Error>) -> Result<(), Trou
 fn summary(status: &DeviceStatus) -> String {
     let features = &status.features;
     let offloads = features.tun_offloads;
-    let offloads = [("checksum", offloads.checksum), ("tso", offloads.tso), ("uso", offloads.uso)];
-    let offloads: Vec<_> = offloads.iter().filter(|(_, on)| *on).map(|(name, _)| *name).collect();
-    let offloads = if offloads.is_empty() { "off".to_owned() } else { offloads.join("+") };
+    let on = |on: bool| if on { "on" } else { "off" };
     format!(
-        "UDP port {}, {}, GSO {}, GRO {}, TUN offloads {offloads}, coalescing {}, {:?}, batch scheduling {}, MTU {}",
+        "UDP port {}, {}, GSO {}, GRO {}, TUN checksums {}, TSO in {}, USO in {}, TCP merged out {}, UDP merged out {}, {:?}, batch scheduling {}, MTU {}",
         status.listen_port,
         if features.ipv6 { "IPv4 and IPv6" } else { "IPv4 only" },
         features.udp_gso,
         features.udp_gro,
-        features.tun_coalesce,
+        on(offloads.checksum),
+        on(offloads.tso),
+        on(offloads.uso),
+        features.tun_coalesce_tcp,
+        features.tun_coalesce_udp,
         features.arrangement,
         features.sched_batch,
         status.mtu,

@@ -41,7 +41,8 @@ fn states(text: &mut Exposition, status: &DeviceStatus) {
     for (feature, (enabled, state)) in [
         ("udp_gso", (features.udp_gso.is_on(), features.udp_gso.to_string())),
         ("udp_gro", (features.udp_gro.is_on(), features.udp_gro.to_string())),
-        ("tun_coalesce", (features.tun_coalesce.is_on(), features.tun_coalesce.to_string())),
+        ("tun_coalesce_tcp", (features.tun_coalesce_tcp.is_on(), features.tun_coalesce_tcp.to_string())),
+        ("tun_coalesce_udp", (features.tun_coalesce_udp.is_on(), features.tun_coalesce_udp.to_string())),
         ("sched_batch", (features.sched_batch.is_on(), features.sched_batch.to_string())),
         ("tun_checksum", on(offloads.checksum)),
         ("tun_tso", on(offloads.tso)),
@@ -202,6 +203,7 @@ mod tests {
         status.peers[1].last_handshake = Some(status.now);
         status.core.drops.rx_replay = 3;
         status.io.drops.tun_down = 4;
+        status.features.tun_coalesce_udp = io_runtime::Feature::Resting;
         status.core.traffic.initiations_sent = 5;
         for size in [1, 1, 2, 40] {
             status.io.send_batches.record(size);
@@ -241,6 +243,9 @@ mod tests {
             r#"volley_feature_enabled{interface="wg0",feature="udp_gso",state="off (switched off)"} 0"#
                 .into(),
             r#"volley_feature_enabled{interface="wg0",feature="tun_uso",state="on"} 1"#.into(),
+            r#"volley_feature_enabled{interface="wg0",feature="tun_coalesce_tcp",state="on"} 1"#.into(),
+            r#"volley_feature_enabled{interface="wg0",feature="tun_coalesce_udp",state="resting (refused by the kernel; tried again)"} 0"#
+                .into(),
             r#"volley_peers{interface="wg0"} 2"#.into(),
         ] {
             assert!(lines.contains(&*line), "{line} is missing in:\n{text}");
