@@ -282,6 +282,27 @@ fn a_device_has_its_name_mtu_and_offloads() {
     });
 }
 
+/// The kernel generates it as the interface is set up, before `set_up` returns.
+#[test]
+fn an_interface_that_is_told_to_gives_itself_no_address_through_down_and_up() {
+    in_namespace(|| {
+        let addresses = || std::fs::read_to_string("/proc/thread-self/net/if_inet6").unwrap_or_default();
+        let [quiet, plain] = [(); 2].map(|()| LinuxTun::create("wg%d", &TunOptions::default()).unwrap());
+        quiet.generate_no_address().unwrap();
+        assert!(!quiet.is_persistent().unwrap());
+        for _ in 0..2 {
+            for name in [quiet.name(), plain.name()] {
+                set_up(name, true);
+            }
+            let (of_quiet, of_plain) = (addresses().contains(quiet.name()), addresses().contains(plain.name()));
+            assert!(!of_quiet && of_plain, "{}", addresses());
+            for name in [quiet.name(), plain.name()] {
+                set_up(name, false);
+            }
+        }
+    });
+}
+
 #[test]
 fn without_offloads_every_frame_is_plain_and_complete() {
     in_namespace(|| {

@@ -3,6 +3,7 @@
 mod access;
 mod inherit;
 mod name;
+mod rtnetlink;
 mod sys;
 
 use std::{
@@ -146,6 +147,33 @@ impl LinuxTun {
         sys::set_mtu(self.control.as_fd(), &self.current_name()?, mtu).map_err(gone_or)
     }
 
+    /// Sets the transmit queue length, as [`TunOptions::tx_queue_len`] does, of an interface in the calling thread's
+    /// network namespace.
+    ///
+    /// # Errors
+    /// The kernel's answer (EPERM).
+    pub fn set_tx_queue_len(&self, len: u32) -> io::Result<()> {
+        rtnetlink::set_tx_queue_len(&self.current_name()?, len)
+    }
+
+    /// Has the kernel give the interface no IPv6 address by itself, and so solicit no routers on it. In force while
+    /// the interface stays in the calling thread's network namespace. No error where there is no IPv6.
+    ///
+    /// # Errors
+    /// The kernel's answer (EPERM).
+    pub fn generate_no_address(&self) -> io::Result<()> {
+        rtnetlink::set_no_address_generation(&self.current_name()?)
+    }
+
+    /// Whether the interface outlives its descriptors: then somebody else has made it.
+    ///
+    /// # Errors
+    /// `UnexpectedEof` once the interface is gone.
+    pub fn is_persistent(&self) -> io::Result<bool> {
+        let (_, flags) = sys::interface(self.file.as_fd()).map_err(gone_or)?;
+        Ok(flags.has(libc::IFF_PERSIST))
+    }
+
     /// Whether the descriptor carries virtio-net headers; without them there are no offloads.
     pub const fn has_vnet_header(&self) -> bool {
         self.has_vnet_header
@@ -170,9 +198,7 @@ impl LinuxTun {
             self.set_mtu(mtu).map_err(|source| self.change_error("SIOCSIFMTU", source))?;
         }
         if let Some(len) = options.tx_queue_len {
-            let len = libc::c_int::try_from(len).unwrap_or(libc::c_int::MAX);
-            sys::set_tx_queue_len(self.control.as_fd(), &self.name, len)
-                .map_err(|source| self.change_error("SIOCSIFTXQLEN", source))?;
+            self.set_tx_queue_len(len).map_err(|source| self.change_error("IFLA_TXQLEN", source))?;
         }
         Ok(())
     }

@@ -19,9 +19,6 @@ impl TunFlags {
     }
 }
 
-/// The linux/sockios.h number that libc does not export for this target.
-const SIOCSIFTXQLEN: libc::c_ulong = 0x8943;
-
 /// Attaches a /dev/net/tun descriptor to the interface `name`, creating it. Gives the kernel's name.
 pub(super) fn set_interface(tun: BorrowedFd<'_>, name: &str, flags: TunFlags) -> io::Result<String> {
     let mut request = interface_request(name)?;
@@ -68,14 +65,6 @@ pub(super) fn set_mtu(socket: BorrowedFd<'_>, name: &str, mtu: libc::c_int) -> i
     request.ifr_ifru.ifru_mtu = mtu;
     // SAFETY: SIOCSIFMTU reads one `ifreq`, which `request` is and outlives the call.
     check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFMTU, &request) })
-}
-
-/// Sets the transmit queue length of `name`, in packets or super-packets.
-pub(super) fn set_tx_queue_len(socket: BorrowedFd<'_>, name: &str, len: libc::c_int) -> io::Result<()> {
-    let mut request = interface_request(name)?;
-    request.ifr_ifru.ifru_metric = len; // ifr_qlen is the union's plain int (linux/if.h)
-    // SAFETY: SIOCSIFTXQLEN reads one `ifreq`, which `request` is and outlives the call.
-    check(unsafe { libc::ioctl(socket.as_raw_fd(), SIOCSIFTXQLEN, &request) })
 }
 
 fn interface_request(name: &str) -> io::Result<libc::ifreq> {

@@ -111,7 +111,7 @@ async fn live(
     readiness.announce(name)?;
 
     let serve = socket.serve(control.clone());
-    let removed = removed(socket);
+    let removed = socket.deleted();
     tokio::pin!(serve, removed);
     loop {
         tokio::select! {
@@ -145,14 +145,6 @@ async fn received(signal: &mut Option<Signal>) {
     match signal {
         Some(signal) => drop(signal.recv().await),
         None => std::future::pending().await,
-    }
-}
-
-/// Resolves when the socket's file is gone. Where it cannot be watched, other reasons to end remain.
-async fn removed(socket: &Socket) {
-    if let Err(error) = socket.deleted().await {
-        warn!("the removal of the configuration socket would not be noticed: {error}");
-        std::future::pending::<()>().await;
     }
 }
 

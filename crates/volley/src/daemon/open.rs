@@ -6,6 +6,7 @@ use std::{
 };
 
 use nix::net::if_::if_nametoindex;
+use tracing::warn;
 use tun_device::{LinuxTun, TunDevice, TunOptions};
 
 use super::{DaemonArgs, background::INHERITED};
@@ -48,11 +49,7 @@ pub(super) fn open(args: &DaemonArgs) -> Result<Device, Trouble> {
     let tun = match inherited_tun {
         // Whoever made it has chosen its MTU and its queue.
         Some(fd) => LinuxTun::from_fd(fd, &asked_for),
-        None => {
-            let mtu = asked_for.mtu.or_else(|| Some(DEFAULT_MTU.into()));
-            let tx_queue_len = asked_for.tx_queue_len.or(Some(DEFAULT_TX_QUEUE_LEN));
-            LinuxTun::create(args.name(), &TunOptions { mtu, tx_queue_len, ..asked_for })
-        }
+        None => create(args.name(), &asked_for),
     }?;
     let name = tun.name().to_owned();
     let index = if_nametoindex(name.as_str()).or_trouble(format!("cannot find the interface `{name}`"))?;
@@ -65,6 +62,23 @@ pub(super) fn open(args: &DaemonArgs) -> Result<Device, Trouble> {
     // Last, for it may replace an older one.
     let capture = args.pcap.as_deref().map(|file| Capture::create(file, &name)).transpose()?;
     Ok(Device { tun, socket, name, index, mtu, capture, metrics })
+}
+
+/// Makes the interface, or attaches to one that is there. What nobody asked for is no reason to fail.
+fn create(name: &str, asked_for: &TunOptions) -> Result<LinuxTun, tun_device::Error> {
+    let mtu = asked_for.mtu.or_else(|| Some(DEFAULT_MTU.into()));
+    let tun = LinuxTun::create(name, &TunOptions { mtu, ..*asked_for })?;
+    if asked_for.tx_queue_len.is_none()
+        && let Err(error) = tun.set_tx_queue_len(DEFAULT_TX_QUEUE_LEN)
+    {
+        warn!("the transmit queue of `{}` stays as the kernel made it: {error}", tun.name());
+    }
+    // As the kernel's own: an interface that nobody gave an address is silent.
+    let is_ours = tun.is_persistent().is_ok_and(|persistent| !persistent);
+    if is_ours && let Err(error) = tun.generate_no_address() {
+        warn!("`{}` will give itself an IPv6 address and solicit routers: {error}", tun.name());
+    }
+    Ok(tun)
 }
 
 fn bind(name: &str) -> Result<Socket, Trouble> {

@@ -50,6 +50,12 @@ fn release() -> String {
 fn privileges() -> Check {
     const NAME: &str = "privileges";
     match caps::has_cap(None, CapSet::Effective, Capability::CAP_NET_ADMIN) {
+        Ok(true) if is_denied(&tun::may_change_links()) => Check::fail(
+            NAME,
+            "CAP_NET_ADMIN is effective, but not in this network: it belongs to another user namespace",
+            "make a network in the same step as the user namespace (unshare --user --map-root-user --net), or run as \
+             root outside of it",
+        ),
         Ok(true) => Check::pass(NAME, "CAP_NET_ADMIN is effective"),
         Ok(false) => Check::fail(
             NAME,
@@ -60,6 +66,10 @@ fn privileges() -> Check {
             Check::warn(NAME, format!("not checked: {error}"), "mount /proc, or see `capsh --print`")
         }
     }
+}
+
+fn is_denied(result: &io::Result<()>) -> bool {
+    result.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
 }
 
 fn tun_device() -> Check {

@@ -2,6 +2,7 @@
 
 use std::{io, thread};
 
+use netlink_packet_route::link::LinkMessage;
 use nix::{
     net::if_::if_nametoindex,
     sched::{CloneFlags, unshare},
@@ -48,18 +49,33 @@ pub(super) fn probe() -> Result<Probed, tun_device::Error> {
 
 /// Only in a network of our own: what is written here arrives there.
 fn try_writing(tun: &LinuxTun) -> io::Result<Taken> {
-    let index = if_nametoindex(tun.name())?;
+    change_link(LinkUnspec::new_with_index(if_nametoindex(tun.name())?).up().build())?;
+    let takes = |gso_type| tun.send(&super_packet(gso_type)).is_ok();
+    Ok(Taken { tcp: takes(GsoType::TcpV4), udp: takes(GsoType::UdpL4) })
+}
+
+/// Whether interfaces may be made in this network, as opposed to one made for the question: it may belong to another
+/// user namespace than the one that gave us our rights. Asks to change nothing about the loopback.
+///
+/// # Errors
+/// EPERM if they may not, or why nobody knows.
+pub(super) fn may_change_links() -> io::Result<()> {
+    const LOOPBACK: u32 = 1;
+    change_link(LinkUnspec::new_with_index(LOOPBACK).build())
+}
+
+fn change_link(change: LinkMessage) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let (connection, handle, _) = rtnetlink::new_connection()?;
         let connection = tokio::spawn(connection);
-        let up = LinkUnspec::new_with_index(index).up().build();
-        let result = handle.link().set(up).execute().await.map_err(io::Error::other);
+        let result = handle.link().set(change).execute().await.map_err(|error| match error {
+            rtnetlink::Error::NetlinkError(message) => message.to_io(),
+            other => io::Error::other(other),
+        });
         connection.abort();
         result
-    })?;
-    let takes = |gso_type| tun.send(&super_packet(gso_type)).is_ok();
-    Ok(Taken { tcp: takes(GsoType::TcpV4), udp: takes(GsoType::UdpL4) })
+    })
 }
 
 /// Three segments to nobody: from 192.0.2.1 to 192.0.2.2, which are for documentation (RFC 5737).

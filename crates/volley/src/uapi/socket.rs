@@ -10,6 +10,7 @@ use std::{
         },
     },
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use nix::sys::{
@@ -19,10 +20,15 @@ use nix::sys::{
 use tokio::{
     io::AsyncReadExt,
     net::{UnixListener, unix::pipe::Receiver},
+    time::sleep,
 };
+use tracing::warn;
 
 /// Where `wg` looks for the sockets of userspace daemons.
 pub const SOCKET_DIR: &str = "/var/run/wireguard";
+
+/// How often the file is looked at where inotify is not to be had.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Why the socket could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -73,6 +79,26 @@ impl SocketFile {
 
     fn is_in_place(&self) -> bool {
         identity(&self.path).is_ok_and(|identity| identity == self.identity)
+    }
+
+    /// Resolves when it is no longer in place.
+    async fn removal(&self) -> io::Result<()> {
+        let watch = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
+        let directory = self.path.parent().unwrap_or_else(|| Path::new("/"));
+        let events = AddWatchFlags::IN_DELETE
+            | AddWatchFlags::IN_MOVED_FROM
+            | AddWatchFlags::IN_MOVED_TO
+            | AddWatchFlags::IN_DELETE_SELF
+            | AddWatchFlags::IN_MOVE_SELF;
+        watch.add_watch(directory, events)?;
+        // Not a pipe, but read like one, and tokio has no type for it that needs no unsafe code.
+        let mut watch = Receiver::from_file_unchecked(watch.as_fd().try_clone_to_owned()?.into())?;
+        let mut events = [0; 4_096];
+        while self.is_in_place() {
+            // Which events they are does not matter: the file is looked at again.
+            let _length = watch.read(&mut events).await?;
+        }
+        Ok(())
     }
 }
 
@@ -127,28 +153,16 @@ impl Socket {
         UnixListener::from_std(listener)
     }
 
-    /// Resolves when somebody has removed or replaced the socket's file.
-    ///
-    /// # Errors
-    /// When it cannot be watched.
-    pub async fn deleted(&self) -> io::Result<()> {
+    /// Resolves when somebody has removed or replaced the socket's file. Where the kernel does not tell, such as past
+    /// `fs.inotify.max_user_instances`, it is looked at from time to time.
+    pub async fn deleted(&self) {
         let Some(file) = &self.file else { return std::future::pending().await };
-        let watch = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
-        let directory = file.path.parent().unwrap_or_else(|| Path::new("/"));
-        let events = AddWatchFlags::IN_DELETE
-            | AddWatchFlags::IN_MOVED_FROM
-            | AddWatchFlags::IN_MOVED_TO
-            | AddWatchFlags::IN_DELETE_SELF
-            | AddWatchFlags::IN_MOVE_SELF;
-        watch.add_watch(directory, events)?;
-        // Not a pipe, but read like one, and tokio has no type for it that needs no unsafe code.
-        let mut watch = Receiver::from_file_unchecked(watch.as_fd().try_clone_to_owned()?.into())?;
-        let mut events = [0; 4_096];
-        while file.is_in_place() {
-            // Which events they are does not matter: the file is looked at again.
-            let _length = watch.read(&mut events).await?;
+        if let Err(error) = file.removal().await {
+            warn!("{} is looked at every second, for nobody tells of its removal: {error}", file.path.display());
+            while file.is_in_place() {
+                sleep(LOOK_AGAIN).await;
+            }
         }
-        Ok(())
     }
 }
 
@@ -227,7 +241,7 @@ pub(super) mod tests {
             fs::remove_file(directory.0.join("other")).unwrap();
             assert!(timeout(Duration::from_millis(50), deleted.as_mut()).await.is_err(), "another file's");
             fs::remove_file(&path).unwrap();
-            timeout(Duration::from_secs(5), deleted).await.expect("in time").expect("watched");
+            timeout(Duration::from_secs(5), deleted).await.expect("in time");
         });
     }
 }
