@@ -294,7 +294,8 @@ fn an_interface_that_is_told_to_gives_itself_no_address_through_down_and_up() {
             for name in [quiet.name(), plain.name()] {
                 set_up(name, true);
             }
-            let (of_quiet, of_plain) = (addresses().contains(quiet.name()), addresses().contains(plain.name()));
+            let (of_quiet, of_plain) =
+                (addresses().contains(quiet.name()), addresses().contains(plain.name()));
             assert!(!of_quiet && of_plain, "{}", addresses());
             for name in [quiet.name(), plain.name()] {
                 set_up(name, false);

@@ -24,7 +24,14 @@ fn rootless(lab: &Lab, unshare: &str, script: &str) -> String {
         program.display()
     );
     let mut command = lab.command("setpriv", &[]);
-    command.args(NOBODY.split(' ')).args(["unshare", unshare, "--kill-child", "--fork", "--pid", "--mount-proc"]);
+    command.args(NOBODY.split(' ')).args([
+        "unshare",
+        unshare,
+        "--kill-child",
+        "--fork",
+        "--pid",
+        "--mount-proc",
+    ]);
     let output = command.args(["sh", "-c", &inside]).output().expect("setpriv runs");
     assert!(output.status.success(), "{output:?}");
     String::from_utf8(output.stdout).expect("text")
@@ -81,7 +88,10 @@ fn without_inotify_the_sockets_removal_still_ends_the_daemon() {
              for turn in $(seq 1000); do wg show wg0 >/dev/null 2>&1 && break; sleep 0.01; done
              rm wireguard/wg0.sock && wait $daemon && cat log",
         );
-        assert!(said.contains("is looked at every second") && said.contains("its socket was removed"), "{said}");
+        assert!(
+            said.contains("is looked at every second") && said.contains("its socket was removed"),
+            "{said}"
+        );
     });
 }
 
@@ -89,7 +99,8 @@ fn without_inotify_the_sockets_removal_still_ends_the_daemon() {
 #[test]
 fn the_doctor_sees_that_the_network_belongs_to_another_user_namespace() {
     lab(TOOLS, |lab| {
-        let said = rootless(lab, "-rm", "if $VOLLEY wg0 2>/dev/null || $VOLLEY doctor 2>/dev/null; then exit 1; fi");
+        let said =
+            rootless(lab, "-rm", "if $VOLLEY wg0 2>/dev/null || $VOLLEY doctor 2>/dev/null; then exit 1; fi");
         assert!(said.contains("FAIL  privileges") && said.contains("another user namespace"), "{said}");
         assert!(said.contains("unshare --user --map-root-user --net"), "{said}");
     });

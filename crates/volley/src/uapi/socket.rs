@@ -158,7 +158,10 @@ impl Socket {
     pub async fn deleted(&self) {
         let Some(file) = &self.file else { return std::future::pending().await };
         if let Err(error) = file.removal().await {
-            warn!("{} is looked at every second, for nobody tells of its removal: {error}", file.path.display());
+            warn!(
+                "{} is looked at every second, for nobody tells of its removal: {error}",
+                file.path.display()
+            );
             while file.is_in_place() {
                 sleep(LOOK_AGAIN).await;
             }
