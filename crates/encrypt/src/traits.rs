@@ -238,9 +238,11 @@ pub trait Session {
     /// True when the session should be renewed because of its message count (REKEY_AFTER_MESSAGES).
     fn wants_rekey(&self) -> bool;
 
-    /// Changes the pre-shared key (§5.2). All keys and handshakes under way end, as in a new session; unlike a
-    /// new one, this goes on to refuse every initiation that is no newer than one it accepted before (§5.1).
-    /// The peer's initiations do not depend on the pre-shared key, so whoever recorded one could send it again.
+    /// Changes the pre-shared key (§5.2) of the handshakes to come. Keys that were agreed go on until their end, so
+    /// that no packet is lost while both peers change it; a handshake under way begins again at the next
+    /// [`handle_timeout`](Self::handle_timeout), which is due at once. Every initiation that is no newer than one
+    /// accepted before stays refused (§5.1): the peer's initiations do not depend on the pre-shared key, so whoever
+    /// recorded one could send it again.
     fn set_preshared_key(&mut self, key: Option<PresharedKey>, now: Instant);
 
     /// Runs what is due, one thing at a time. Call when [`poll_timeout`](Self::poll_timeout) has passed;

@@ -4,10 +4,10 @@ mod common;
 
 use std::time::Instant;
 
-use common::{Endpoint, Pair, Received, packet, private_key, secs};
+use common::{Endpoint, Pair, Received, Sent, packet, private_key, secs};
 use encrypt::{
     COOKIE_REPLY_LEN, Classified, DATA_OVERHEAD, INITIATION_LEN, Identity, MAX_CONTROL_LEN, PeerIndex,
-    PresharedKey, PrivateKey, RESPONSE_LEN, Reject, SealError, Session, SessionConfig,
+    PresharedKey, PrivateKey, REJECT_AFTER_TIME, RESPONSE_LEN, Reject, SealError, Session, SessionConfig,
     boring::BoringIdentity, deterministic::InsecureIdentity,
 };
 
@@ -29,7 +29,9 @@ macro_rules! all {
                 the_initiation_names_its_sender,
                 a_replayed_initiation_is_refused,
                 a_replayed_initiation_is_refused_whatever_the_preshared_key_became,
-                a_changed_preshared_key_ends_sessions_and_handshakes,
+                a_session_goes_on_while_the_preshared_key_changes_and_the_next_handshake_uses_it,
+                a_handshake_under_way_begins_again_when_the_preshared_key_changes,
+                handshakes_that_fail_leave_the_session_alone_until_its_end,
                 a_replayed_response_is_refused,
                 a_replayed_packet_is_refused,
                 reordered_packets_are_accepted_within_the_window,
@@ -229,26 +231,73 @@ fn a_replayed_initiation_is_refused_whatever_the_preshared_key_became<I: Identit
     replay(&mut pair, &second);
 }
 
-fn a_changed_preshared_key_ends_sessions_and_handshakes<I: Identity>() {
+fn a_session_goes_on_while_the_preshared_key_changes_and_the_next_handshake_uses_it<I: Identity>() {
     let mut pair = Pair::<I>::new();
     pair.handshake();
-    let late = pair.b.seal(&packet(64), pair.now).unwrap();
-    pair.a.session.set_preshared_key(Some(PresharedKey::from_bytes([1; 32])), pair.now);
-    assert!(!pair.a.session.is_live() && !pair.a.session.wants_rekey());
-    assert_eq!(pair.a.session.poll_timeout(), None, "nothing is pending");
-    assert_eq!(pair.a.seal(&packet(64), pair.now), Err(SealError::NoSession));
-    let outcome = pair.a.receive(&late, pair.b.address, pair.now);
-    assert_eq!(outcome, Received::Rejected(Reject::NoSession));
+    // Several changes, so that the receiver indices of sessions from before come again.
+    for seed in 1..6 {
+        let key = Some(PresharedKey::from_bytes([seed; 32]));
+        pair.exchange();
+        let timeout = pair.a.session.poll_timeout();
+        pair.a.session.set_preshared_key(key.clone(), pair.now);
+        assert_eq!(pair.a.session.poll_timeout(), timeout, "nothing new is due");
+        pair.exchange();
+        pair.b.session.set_preshared_key(key, pair.now);
+        pair.exchange();
 
+        pair.advance(secs(6));
+        let late = [pair.a.seal(&packet(64), pair.now).unwrap(), pair.b.seal(&packet(64), pair.now).unwrap()];
+        pair.handshake();
+        pair.exchange();
+        let (a, b) = (pair.a.address, pair.b.address);
+        assert_eq!(pair.b.receive(&late[0], a, pair.now), Received::Packet(packet(64)));
+        assert_eq!(pair.a.receive(&late[1], b, pair.now), Received::Packet(packet(64)));
+        assert!(matches!(pair.a.receive(&late[1], b, pair.now), Received::Rejected(_)), "once");
+        pair.exchange();
+    }
+    pair.b.session.set_preshared_key(None, pair.now);
+    pair.advance(secs(6));
     let initiation = pair.a.initiate(pair.now).unwrap();
     let response = pair.b.receive(&initiation, pair.a.address, pair.now).reply();
-    pair.a.session.set_preshared_key(None, pair.now);
-    assert!(!pair.a.session.is_initiating());
+    let outcome = pair.a.receive(&response, pair.b.address, pair.now);
+    assert_eq!(outcome, Received::Rejected(Reject::BadHandshake), "the new key was used");
+}
+
+fn a_handshake_under_way_begins_again_when_the_preshared_key_changes<I: Identity>() {
+    let mut pair = Pair::<I>::new();
+    let key = Some(PresharedKey::from_bytes([1; 32]));
+    let initiation = pair.a.initiate(pair.now).unwrap();
+    let response = pair.b.receive(&initiation, pair.a.address, pair.now).reply();
+    for endpoint in [&mut pair.a, &mut pair.b] {
+        endpoint.session.set_preshared_key(key.clone(), pair.now);
+    }
     let outcome = pair.a.receive(&response, pair.b.address, pair.now);
     assert_eq!(outcome, Received::Rejected(Reject::NoSession), "the answer to what was forgotten");
-    pair.advance(secs(6));
-    pair.handshake();
+    assert!(pair.a.session.is_initiating());
+    assert_eq!(pair.run(secs(1), true), [(0, 'a', Sent::Initiation)]);
     pair.exchange();
+}
+
+fn handshakes_that_fail_leave_the_session_alone_until_its_end<I: Identity>() {
+    let mut pair = Pair::<I>::new();
+    pair.handshake();
+    let began = pair.now;
+    // One side changes, the other does not: nothing is agreed any more, whoever tries.
+    pair.b.session.set_preshared_key(Some(PresharedKey::from_bytes([1; 32])), pair.now);
+    for round in 0.. {
+        pair.advance(secs(6));
+        if pair.now - began >= REJECT_AFTER_TIME {
+            break;
+        }
+        pair.exchange();
+        let now = pair.now;
+        let (from, to) = if round % 2 == 0 { (&mut pair.a, &mut pair.b) } else { (&mut pair.b, &mut pair.a) };
+        let initiation = from.initiate(now).unwrap();
+        let response = to.receive(&initiation, from.address, now).reply();
+        let outcome = from.receive(&response, to.address, now);
+        assert_eq!(outcome, Received::Rejected(Reject::BadHandshake));
+    }
+    assert_eq!(pair.a.seal(&packet(64), pair.now), Err(SealError::NoSession));
 }
 
 fn a_replayed_response_is_refused<I: Identity>() {

@@ -368,14 +368,12 @@ impl<S: Session> Peer<S> {
         self.keepalive.hurry(now);
     }
 
-    /// Ends the session as [`end_session`](Self::end_session) does, but keeps what it knows of the peer's
-    /// initiations: recorded ones stay refused.
+    /// The session goes on; the next handshake uses the key.
     pub(crate) fn set_preshared_key(&mut self, key: Option<PresharedKey>, now: Instant) {
         if let Some(session) = &mut self.session {
             session.set_preshared_key(key.clone(), now);
         }
         self.preshared_key = key;
-        self.keepalive.hurry(now);
     }
 
     /// Leaves nothing behind that sends, waits or wakes.

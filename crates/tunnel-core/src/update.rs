@@ -27,8 +27,8 @@ impl<I: Identity> Tunnel<I> {
     /// its key. Unlike the kernel's, `replace_peers` keeps the session, endpoint and counters of a peer that
     /// is configured again; everything else about it starts afresh.
     ///
-    /// A changed private key ends every session, a changed pre-shared key that peer's; packets that wait
-    /// stay. Setting what is already set changes nothing.
+    /// A changed private key ends every session; packets that wait stay. A changed pre-shared key ends none: the
+    /// peer's next handshake uses it. Setting what is already set changes nothing.
     ///
     /// # Errors
     /// Nothing was changed then.
@@ -164,7 +164,6 @@ impl<I: Identity> Tunnel<I> {
         if let Some(preshared_key) = update.preshared_key
             && !same_key(peer.preshared_key.as_ref(), preshared_key.as_ref())
         {
-            self.shared.control.forget(index);
             peer.set_preshared_key(preshared_key, now);
         }
         if let Some(remote) = update.endpoint

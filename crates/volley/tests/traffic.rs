@@ -96,6 +96,40 @@ fn changing_other_settings_and_peers_loses_no_packet() {
 }
 
 #[test]
+fn a_preshared_key_changed_at_both_ends_loses_no_packet_and_the_next_handshake_uses_it() {
+    lab(TOOLS, |lab| {
+        let tunnel = Tunnel::new(lab);
+        let handshake = tunnel.handshake("wg0");
+        let (near, far) = (("wg0", &tunnel.far.1), ("wg1", &tunnel.near.1));
+        let set = |(interface, peer): (&str, &String)| {
+            lab.run(&format!("wg set {interface} peer {peer} preshared-key psk"));
+        };
+        let stream = tunnel.stream();
+        for order in [[near, far], [far, near]] {
+            lab.file("psk", &lab.run("wg genpsk"));
+            for end in order {
+                set(end);
+                lab.run("ping -q -c 5 -i 0.05 -W 1 10.5.0.2");
+            }
+        }
+        assert_eq!(stream.lost(), 0);
+        assert_eq!(tunnel.handshake("wg0"), handshake, "the session is the same");
+
+        // A key of our own that comes back ends our sessions: a handshake is due.
+        let forget = "wg set wg0 private-key /dev/null && wg set wg0 private-key near";
+        lab.run(forget);
+        tunnel.works();
+        lab.file("psk", &lab.run("wg genpsk"));
+        set(far);
+        lab.run("ping -q -c 5 -i 0.05 -W 1 10.5.0.2");
+        lab.run(forget);
+        assert!(!lab.sh("ping -c 1 -W 1 10.5.0.2").status.success(), "a handshake between different keys");
+        set(near);
+        tunnel.works();
+    });
+}
+
+#[test]
 fn a_mark_set_on_the_live_socket_keeps_its_port() {
     lab(TOOLS, |lab| {
         let tunnel = Tunnel::new(lab);

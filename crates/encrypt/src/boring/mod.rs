@@ -11,14 +11,18 @@
 //! * counts handshakes once per device, where boringtun would count per peer, or twice;
 //! * starts boringtun's state for a peer (some 10 KiB and a Diffie–Hellman) with the first handshake, so
 //!   that thousands of configured and silent peers cost little;
-//! * remembers across a change of the pre-shared key which initiations were seen, which boringtun keeps in the
-//!   state that the change replaces.
+//! * changes the pre-shared key of a peer in use, which boringtun cannot: handshakes begin anew with a new state of
+//!   boringtun's, while the one before goes on with its sessions until they end, and with telling which initiations
+//!   were seen until the new one has seen a newer one;
+//! * keeps sessions that were never confirmed from taking the place of those in use, which they do in boringtun after
+//!   eight handshakes.
 //!
 //! What it cannot mend: boringtun accepts an initiation with no minimum interval since the last one, does
-//! not zeroize the pre-shared key in its own copy (a changed one stays there until the peer's next initiation),
+//! not zeroize the pre-shared key in its own copy (a changed one stays there as long as its state does),
 //! and logs normal life (`HANDSHAKE(REKEY_TIMEOUT)`,
 //! `CONNECTION_EXPIRED`) as warnings and errors: filter the log target `boringtun`.
 
+mod generation;
 mod noise;
 mod session;
 

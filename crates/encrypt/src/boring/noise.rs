@@ -1,170 +1,239 @@
-//! boringtun's state for one peer.
+//! boringtun's states for one peer: the one that makes and answers handshakes, and those from before it.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{net::IpAddr, sync::Arc, time::Instant};
 
-use boringtun::{
-    noise::{Tunn, TunnResult, errors::WireGuardError},
-    x25519,
+use boringtun::noise::errors::WireGuardError;
+
+use super::{
+    Shared,
+    generation::{Generation, Plaintext, SessionId, Slot},
 };
+use crate::{MAX_CONTROL_LEN, PeerIndex, PresharedKey, PublicKey, Reject, SessionConfig, timers::Birth};
 
-use super::Shared;
-use crate::{PeerIndex, PresharedKey, PublicKey, Reject, SessionConfig};
+/// How many states from before are kept: that of the session that seals, that which knows the newest timestamp,
+/// and one whose session the peer may have and we have not heard on yet.
+const MAX_OLD: usize = 3;
 
-/// boringtun's state for one peer, started when first needed.
+/// All of boringtun's states for one peer.
 pub(super) struct Noise {
     shared: Arc<Shared>,
     pub(super) peer: PublicKey,
     pub(super) index: PeerIndex,
     preshared_key: Option<PresharedKey>,
-    tunn: Option<Box<Tunn>>,
-    /// The state from before the pre-shared key changed. It alone knows the newest timestamp that the peer's
-    /// initiations carried (§5.1): boringtun neither tells it nor takes one over. It vets the peer's next
-    /// initiation and goes. While it is here, `tunn` has accepted none.
-    witness: Option<Box<Tunn>>,
+    /// Makes and answers handshakes, with the present pre-shared key. Started when first needed.
+    young: Option<Generation>,
+    /// From before the pre-shared key changed, oldest first. Their sessions go on; and the newest that has accepted
+    /// an initiation vets the next one, until `young` has accepted one.
+    old: Vec<Generation>,
+    serial: u32,
+    /// The session that seals.
+    current: Option<SessionId>,
+    /// The one that did before.
+    previous: Option<SessionId>,
 }
 
 impl Noise {
     pub(super) fn new(shared: Arc<Shared>, config: SessionConfig) -> Self {
         let SessionConfig { peer, preshared_key, index } = config;
-        Self { shared, peer, index, preshared_key, tunn: None, witness: None }
-    }
-
-    /// `None` while nothing has begun with this peer.
-    #[inline]
-    pub(super) fn started(&mut self) -> Option<&mut Tunn> {
-        self.tunn.as_deref_mut()
-    }
-
-    pub(super) fn start(&mut self) -> &mut Tunn {
-        self.tunn.get_or_insert_with(|| {
-            Box::new(Tunn::new(
-                self.shared.private.clone(),
-                x25519::PublicKey::from(*self.peer.as_bytes()),
-                self.preshared_key.as_ref().map(|key| *key.as_bytes()),
-                None, // Whoever drives the session sends persistent keepalives.
-                self.index.get(),
-                Some(Arc::clone(&self.shared.unlimited)),
-            ))
-        })
-    }
-
-    /// boringtun has no setter for the key, so its next state is a new one. All sessions and handshakes end;
-    /// what the peer has already sent stays known.
-    pub(super) fn set_preshared_key(&mut self, key: Option<PresharedKey>) {
-        self.erase_sessions();
-        self.preshared_key = key;
-        let before = self.tunn.take();
-        // Next to an older witness, `before` has accepted no initiation.
-        self.witness = self.witness.take().or(before);
-    }
-
-    /// Erases the keys of all sessions, and nothing else.
-    pub(super) fn erase_sessions(&mut self) {
-        let Shared { private, public, unlimited } = &*self.shared;
-        if let Some(tunn) = &mut self.tunn {
-            // The key stays what it is; boringtun ends all sessions when it is set.
-            tunn.set_static_private(private.clone(), *public, Some(Arc::clone(unlimited)));
+        Self {
+            shared,
+            peer,
+            index,
+            preshared_key,
+            young: None,
+            old: Vec::new(),
+            serial: 0,
+            current: None,
+            previous: None,
         }
     }
 
-    /// Reads an initiation; gives the response, written into `out`.
+    /// Changes the key of the handshakes to come. Those under way are forgotten, sessions are not.
+    pub(super) fn set_preshared_key(&mut self, key: Option<PresharedKey>, now: Instant) {
+        self.preshared_key = key;
+        self.renew(now);
+    }
+
+    /// Makes handshakes start from scratch.
+    fn renew(&mut self, now: Instant) {
+        self.old.extend(self.young.take());
+        self.purge(now);
+        if self.old.len() > MAX_OLD {
+            let (witness, current) = (self.witness(), self.current.map(|id| id.generation));
+            let is_needed = |generation: &Generation| [witness, current].contains(&Some(generation.serial));
+            let spare = self.old.iter().position(|generation| !is_needed(generation)).unwrap_or(0);
+            self.old.remove(spare);
+        }
+    }
+
+    /// Frees the states that nothing needs any more.
+    pub(super) fn purge(&mut self, now: Instant) {
+        if !self.old.is_empty() {
+            let witness = self.witness();
+            self.old.retain(|generation| generation.holds_young(now) || Some(generation.serial) == witness);
+        }
+    }
+
+    /// The state that knows the newest timestamp.
+    fn witness(&self) -> Option<u32> {
+        let newest_first = self.young.iter().chain(self.old.iter().rev());
+        newest_first
+            .into_iter()
+            .find(|generation| generation.has_accepted)
+            .map(|generation| generation.serial)
+    }
+
+    /// Erases the keys of all sessions, and handshakes that have expired.
+    pub(super) fn forget(&mut self, now: Instant) {
+        for generation in self.young.iter_mut().chain(&mut self.old) {
+            generation.erase_sessions(&self.shared);
+        }
+        self.purge(now);
+        if let Some(young) = &mut self.young {
+            // boringtun drops what has expired by its clock. A handshake it would rather go on with is not sent:
+            // the caller knows that it was given up.
+            let _ = young.update_timers(&mut [0; MAX_CONTROL_LEN]);
+        }
+    }
+
+    #[inline]
+    pub(super) fn seal<'a>(&mut self, plaintext: &[u8], out: &'a mut [u8]) -> Option<&'a [u8]> {
+        let serial = self.current?.generation;
+        self.generation(serial)?.seal(plaintext, out)
+    }
+
+    /// Opens a data message with whichever session it is for. Two may have its receiver index, and then its tag
+    /// tells.
+    #[inline]
+    pub(super) fn open(
+        &mut self,
+        datagram: &[u8],
+        receiver: u32,
+        out: &mut [u8],
+        now: Instant,
+    ) -> Result<(SessionId, Slot, Plaintext), Reject> {
+        let mut refused = Reject::NoSession;
+        for generation in self.young.iter_mut().chain(self.old.iter_mut().rev()) {
+            let Some(slot) = generation.slot(receiver, now) else { continue };
+            match generation.open(datagram, out) {
+                Ok(plaintext) => {
+                    let id = SessionId { generation: generation.serial, index: receiver };
+                    return Ok((id, slot, plaintext));
+                }
+                Err(reject) => refused = reject,
+            }
+        }
+        Err(refused)
+    }
+
+    /// From now on this session seals.
+    pub(super) fn confirm(&mut self, id: SessionId) {
+        if let Some(generation) = self.generation(id.generation) {
+            generation.confirm(id.index);
+        }
+        if self.current != Some(id) {
+            self.previous = self.current.replace(id);
+        }
+    }
+
+    pub(super) const fn current(&self) -> Option<SessionId> {
+        self.current
+    }
+
+    /// Writes an initiation; gives its length.
+    pub(super) fn write_initiation(&mut self, out: &mut [u8; MAX_CONTROL_LEN]) -> Option<usize> {
+        let kept = self.kept();
+        self.start().write_initiation(out, kept)
+    }
+
+    /// Reads an initiation; gives the length of the response, written into `out`.
     ///
     /// # Errors
     /// It does not authenticate, or is no newer than one accepted before, with whatever pre-shared key: no
     /// initiation depends on that key (§5.4.2).
-    pub(super) fn read_initiation<'a>(
+    pub(super) fn read_initiation(
         &mut self,
         initiation: &[u8],
-        out: &'a mut [u8],
+        out: &mut [u8],
         from: IpAddr,
-    ) -> Result<&'a [u8], Reject> {
-        if let Some(witness) = &mut self.witness {
+        birth: Birth,
+    ) -> Result<usize, Reject> {
+        let kept = self.kept();
+        if let Some(witness) = self.witness()
+            && let Some(witness) = self.old.iter_mut().find(|generation| generation.serial == witness)
+        {
             // Its response is for the old key, and is written over.
-            reply(witness.decapsulate(Some(from), initiation, out))?;
+            witness.read_initiation(initiation, out, from, kept)?;
         }
-        let response = reply(self.start().decapsulate(Some(from), initiation, out))?;
-        self.witness = None; // `tunn` knows a newer timestamp now
-        Ok(response)
+        let young = self.start();
+        let (index, len) = young.read_initiation(initiation, out, from, kept)?;
+        young.store(index, birth);
+        self.purge(birth.at);
+        Ok(len)
     }
 
-    /// Reads the response to our initiation; gives the confirmation, written into `out`.
-    pub(super) fn read_response<'a>(
+    /// Reads the response to our initiation; gives the new session and the length of the confirmation, written
+    /// into `out`.
+    pub(super) fn read_response(
         &mut self,
         response: &[u8],
-        out: &'a mut [u8],
+        receiver: u32,
+        out: &mut [u8],
         from: IpAddr,
-    ) -> Result<&'a [u8], Reject> {
-        reply(self.started().ok_or(Reject::NoSession)?.decapsulate(Some(from), response, out))
+        birth: Birth,
+    ) -> Result<(SessionId, usize), Reject> {
+        let young = self.young.as_mut().ok_or(Reject::NoSession)?;
+        let len = young.read_response(response, out, from)?;
+        young.store(receiver, birth);
+        let id = SessionId { generation: young.serial, index: receiver };
+        self.purge(birth.at);
+        Ok((id, len))
     }
 
-    /// True when boringtun has a session to seal with.
+    pub(super) fn read_cookie_reply(
+        &mut self,
+        cookie_reply: &[u8],
+        out: &mut [u8],
+        from: IpAddr,
+    ) -> Result<(), Reject> {
+        self.young.as_mut().ok_or(Reject::NoSession)?.read_cookie_reply(cookie_reply, out, from)
+    }
+
+    /// See [`Generation::update_timers`].
+    pub(super) fn update_timers(
+        &mut self,
+        out: &mut [u8; MAX_CONTROL_LEN],
+    ) -> Result<Option<usize>, WireGuardError> {
+        self.start().update_timers(out)
+    }
+
+    /// True when boringtun has the session that seals.
     pub(super) fn is_live(&self) -> bool {
-        self.tunn.as_ref().is_some_and(|tunn| tunn.time_since_last_handshake().is_some())
+        let serial = self.current.map(|id| id.generation);
+        let mut generations = self.young.iter().chain(&self.old);
+        generations.find(|generation| Some(generation.serial) == serial).is_some_and(Generation::is_live)
     }
-}
 
-/// What boringtun answers a handshake message with.
-fn reply(opened: TunnResult<'_>) -> Result<&[u8], Reject> {
-    match opened {
-        TunnResult::WriteToNetwork(message) => Ok(message),
-        TunnResult::Err(error) => Err(handshake_reject(&error)),
-        _ => Err(Reject::BadHandshake),
+    /// What no new session may be put in the place of.
+    const fn kept(&self) -> [Option<SessionId>; 2] {
+        [self.current, self.previous]
     }
-}
 
-const fn handshake_reject(error: &WireGuardError) -> Reject {
-    match error {
-        WireGuardError::InvalidMac => Reject::BadMac,
-        WireGuardError::WrongTai64nTimestamp => Reject::ReplayedHandshake,
-        WireGuardError::UnexpectedPacket | WireGuardError::WrongIndex => Reject::NoSession,
-        _ => Reject::BadHandshake,
+    #[inline]
+    fn generation(&mut self, serial: u32) -> Option<&mut Generation> {
+        self.young.iter_mut().chain(&mut self.old).find(|generation| generation.serial == serial)
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use std::time::Instant;
-
-    use super::*;
-    use crate::{
-        INITIATION_LEN, Identity, MAX_CONTROL_LEN, PrivateKey, boring::BoringIdentity, wire::TYPE_INITIATION,
-    };
-
-    const FROM: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
-
-    fn pair() -> [Noise; 2] {
-        #[expect(clippy::disallowed_methods, reason = "an instant cannot be made otherwise")]
-        let now = Instant::now();
-        let keys = [1, 2].map(|seed| PrivateKey::from_bytes([seed; 32]));
-        [0, 1].map(|own| {
-            let peer = keys[1 - own].public_key();
-            let config = SessionConfig { peer, preshared_key: None, index: PeerIndex::MAX };
-            Noise::new(BoringIdentity::new(&keys[own], now).shared, config)
+    fn start(&mut self) -> &mut Generation {
+        self.young.get_or_insert_with(|| {
+            self.serial += 1;
+            Generation::new(&self.shared, &self.peer, self.index, self.preshared_key.as_ref(), self.serial)
         })
     }
 
-    fn handshake(initiator: &mut Noise, responder: &mut Noise) {
-        let (mut initiation, mut response) = ([0; INITIATION_LEN], [0; MAX_CONTROL_LEN]);
-        initiator.start().format_handshake_initiation(&mut initiation, true);
-        assert_eq!(initiation[..4], TYPE_INITIATION.to_le_bytes());
-        let response = responder.read_initiation(&initiation, &mut response, FROM).expect("a response");
-        initiator.read_response(response, &mut [0; MAX_CONTROL_LEN], FROM).expect("a confirmation");
-    }
-
-    #[test]
-    fn a_witness_holds_no_session_keys_and_goes_with_the_peers_next_initiation() {
-        let [mut a, mut b] = pair();
-        handshake(&mut a, &mut b);
-        assert!(a.is_live() && a.witness.is_none());
-        for noise in [&mut a, &mut b] {
-            noise.set_preshared_key(Some(PresharedKey::from_bytes([1; 32])));
-            assert!(!noise.is_live());
-            let witness = noise.witness.as_ref().expect("the state from before");
-            assert!(witness.time_since_last_handshake().is_none(), "its sessions are erased");
-        }
-        handshake(&mut a, &mut b);
-        assert!(b.witness.is_none() && a.witness.is_some(), "b has heard from its peer, a has not");
-        handshake(&mut b, &mut a);
-        assert!(a.witness.is_none());
+    /// How many states there are.
+    #[cfg(test)]
+    pub(super) fn states(&self) -> usize {
+        self.young.iter().chain(&self.old).count()
     }
 }

@@ -167,8 +167,7 @@ impl Local {
         self.index
     }
 
-    pub(super) fn initiate(&mut self, now: Instant) -> [u8; INITIATION_LEN] {
-        let index = self.next_index();
+    pub(super) fn initiate(&mut self, index: u32, now: Instant) -> [u8; INITIATION_LEN] {
         let ephemeral = self.next_ephemeral(b"initiator");
         let key = checksum(&[b"initiation", self.peer.as_bytes(), &ephemeral]);
         let mut content = [0; 48];

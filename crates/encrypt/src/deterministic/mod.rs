@@ -96,7 +96,8 @@ impl Identity for InsecureIdentity {
             local: Local::new(self.public, &config),
             timers: Timers::default(),
             slots: Default::default(),
-            current: 0,
+            current: None,
+            previous: None,
         }
     }
 }
@@ -108,7 +109,9 @@ pub struct InsecureSession {
     timers: Timers,
     slots: [Option<Slot>; SLOTS],
     /// The receiver index of the session that seals, if the timers know one.
-    current: u32,
+    current: Option<u32>,
+    /// That of the session that did before.
+    previous: Option<u32>,
 }
 
 /// One pair of keys.
@@ -132,7 +135,26 @@ impl InsecureSession {
     }
 
     fn sealing(&mut self) -> Option<&mut Slot> {
-        self.slots[slot_of(self.current)].as_mut().filter(|slot| slot.index == self.current)
+        let current = self.current?;
+        self.slots[slot_of(current)].as_mut().filter(|slot| slot.index == current)
+    }
+
+    /// An index whose slot is not that of a session in use: handshakes that fail at the other end end no session.
+    fn next_index(&mut self) -> u32 {
+        let in_use = [self.current, self.previous].map(|index| index.map(slot_of));
+        loop {
+            let index = self.local.next_index();
+            if !in_use.contains(&Some(slot_of(index))) {
+                return index;
+            }
+        }
+    }
+
+    fn confirm(&mut self, index: u32, birth: Birth) {
+        if self.current != Some(index) {
+            self.previous = self.current.replace(index);
+        }
+        self.timers.session_confirmed(birth);
     }
 
     fn store(&mut self, index: u32, remote: u32, birth: Birth, send: Word, receive: Word) {
@@ -145,7 +167,7 @@ impl InsecureSession {
         check_mac1(&self.local.public, &handshake::macs(datagram))?;
         let initiation = Initiation::read(datagram, &self.local.public).ok_or(Reject::BadHandshake)?;
         self.local.accept(&initiation)?;
-        let index = self.local.next_index();
+        let index = self.next_index();
         let (message, keys) = self.local.respond(&initiation, index);
         out[..RESPONSE_LEN].copy_from_slice(&message);
         self.store(
@@ -166,8 +188,7 @@ impl InsecureSession {
         let keys = self.local.complete(&response)?;
         let birth = Birth { at: now, initiator: true };
         self.store(response.receiver, response.sender, birth, keys.initiator, keys.responder);
-        self.current = response.receiver;
-        self.timers.session_confirmed(birth);
+        self.confirm(response.receiver, birth);
         self.timers.received(Content::Handshake, now);
         // The first message confirms the keys to the responder.
         let confirmation = &mut out[..DATA_OVERHEAD];
@@ -202,11 +223,10 @@ impl InsecureSession {
             return Err(Reject::Replay);
         }
         let birth = slot.birth;
-        let confirms =
-            self.timers.current().is_none_or(|current| receiver != self.current && current.at <= birth.at);
+        let is_other = self.current != Some(receiver);
+        let confirms = self.timers.current().is_none_or(|current| is_other && current.at <= birth.at);
         if confirms {
-            self.current = receiver;
-            self.timers.session_confirmed(birth);
+            self.confirm(receiver, birth);
         }
         let packet = packet_len(plaintext);
         self.timers.received(if packet.is_some() { Content::Packet } else { Content::Keepalive }, now);
@@ -218,7 +238,8 @@ impl InsecureSession {
     }
 
     fn send_initiation(&mut self, out: &mut [u8; INITIATION_LEN], now: Instant) -> usize {
-        *out = self.local.initiate(now);
+        let index = self.next_index();
+        *out = self.local.initiate(index, now);
         // No jitter: tests count seconds.
         self.timers.initiation_sent(std::time::Duration::ZERO, now);
         INITIATION_LEN
@@ -286,14 +307,13 @@ impl Session for InsecureSession {
     }
 
     fn wants_rekey(&self) -> bool {
-        let sent = self.slots[slot_of(self.current)].as_ref().map_or(0, |slot| slot.sent);
-        self.is_live() && sent >= REKEY_AFTER_MESSAGES
+        let sealing = self.current.and_then(|current| self.slots[slot_of(current)].as_ref());
+        self.is_live() && sealing.is_some_and(|slot| slot.sent >= REKEY_AFTER_MESSAGES)
     }
 
-    fn set_preshared_key(&mut self, key: Option<PresharedKey>, _now: Instant) {
+    fn set_preshared_key(&mut self, key: Option<PresharedKey>, now: Instant) {
         self.local.set_preshared_key(key.as_ref());
-        self.timers = Timers::default();
-        self.slots = Default::default();
+        self.timers.retry_at_once(now);
     }
 
     fn handle_timeout(&mut self, out: &mut [u8; MAX_CONTROL_LEN], now: Instant) -> TimerAction {

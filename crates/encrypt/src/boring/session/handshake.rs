@@ -5,8 +5,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use boringtun::noise::{TunnResult, errors::WireGuardError};
-
 use super::BoringSession;
 use crate::{
     INITIATION_LEN, MAX_CONTROL_LEN, Opened, Reject,
@@ -24,15 +22,12 @@ impl BoringSession {
     /// Brings boringtun's clock up to date. Reads it: for handshakes only, never per packet.
     fn refresh(&mut self, now: Instant) {
         let mut message = [0; MAX_CONTROL_LEN];
-        match self.noise.start().update_timers(&mut message) {
-            TunnResult::WriteToNetwork(written) => {
-                let len = written.len();
-                self.keep(Pending { len, message }, now);
-            }
+        match self.noise.update_timers(&mut message) {
+            Ok(Some(len)) => self.keep(Pending { len, message }, now),
+            Ok(None) => {}
             // Its own give-up came before ours, for it may count from an older event: our next try
             // starts it afresh. Without a try of ours, nobody waits for it.
-            TunnResult::Err(_) => self.timers.retry_at_once(now),
-            _ => {}
+            Err(_) => self.timers.retry_at_once(now),
         }
         self.follow();
     }
@@ -62,14 +57,12 @@ impl BoringSession {
             Some(pending) => pending,
             None => {
                 let mut message = [0; MAX_CONTROL_LEN];
-                match self.noise.start().format_handshake_initiation(&mut message, true) {
-                    TunnResult::WriteToNetwork(written) => Pending { len: written.len(), message },
+                let Some(len) = self.noise.write_initiation(&mut message) else {
                     // Not while the buffer is long enough; but never try again without a pause.
-                    _ => {
-                        self.timers.initiation_sent(MAX_JITTER, now);
-                        return None;
-                    }
-                }
+                    self.timers.initiation_sent(MAX_JITTER, now);
+                    return None;
+                };
+                Pending { len, message }
             }
         };
         self.timers.initiation_sent(initiation.jitter(), now);
@@ -85,9 +78,9 @@ impl BoringSession {
         now: Instant,
     ) -> Result<Opened, Reject> {
         self.refresh(now);
-        let response = self.noise.read_initiation(datagram, out, from.ip())?;
-        self.store(u32_at(response, 4), Birth { at: now, initiator: false });
-        let len = response.len();
+        let birth = Birth { at: now, initiator: false };
+        let len = self.noise.read_initiation(datagram, out, from.ip(), birth)?;
+        self.timers.keys_agreed(now);
         self.handshake_heard(Content::Handshake, now);
         Ok(Opened::Reply { len, confirms: false })
     }
@@ -101,12 +94,11 @@ impl BoringSession {
         from: SocketAddr,
         now: Instant,
     ) -> Result<Opened, Reject> {
-        let confirmation = self.noise.read_response(datagram, out, from.ip())?;
         let birth = Birth { at: now, initiator: true };
-        self.store(receiver, birth);
-        self.confirm(receiver, birth);
+        let (id, len) = self.noise.read_response(datagram, receiver, out, from.ip(), birth)?;
+        self.timers.keys_agreed(now);
+        self.confirm(id, birth);
         self.sent = 1; // the confirmation
-        let len = confirmation.len();
         self.handshake_heard(Content::Keepalive, now);
         Ok(Opened::Reply { len, confirms: true })
     }
@@ -123,12 +115,8 @@ impl BoringSession {
         out: &mut [u8],
         from: SocketAddr,
     ) -> Result<Opened, Reject> {
-        let tunn = self.noise.started().ok_or(Reject::NoSession)?;
-        match tunn.decapsulate(Some(from.ip()), datagram, out) {
-            TunnResult::Done => Ok(Opened::CookieStored),
-            TunnResult::Err(WireGuardError::InvalidAeadTag) => Err(Reject::BadTag),
-            _ => Err(Reject::NoSession),
-        }
+        self.noise.read_cookie_reply(datagram, out, from.ip())?;
+        Ok(Opened::CookieStored)
     }
 }
 

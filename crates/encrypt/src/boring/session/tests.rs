@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::{Identity, PeerIndex, PrivateKey, boring::BoringIdentity};
+use crate::{Identity, PeerIndex, PrivateKey, REJECT_AFTER_TIME, boring::BoringIdentity};
 
 struct Pair {
     a: BoringSession,
@@ -41,11 +41,48 @@ impl Pair {
 #[test]
 fn a_silent_peer_costs_no_boringtun_state() {
     let mut pair = Pair::new();
-    assert!(pair.a.noise.started().is_none());
+    assert_eq!(pair.a.noise.states(), 0);
     assert_eq!(pair.a.seal(&[], &mut [0; DATA_OVERHEAD], pair.now), Err(SealError::NoSession));
     assert_eq!(pair.a.handle_timeout(&mut [0; MAX_CONTROL_LEN], pair.now), TimerAction::Idle);
-    assert!(pair.a.noise.started().is_none());
-    assert!(pair.handshake().a.noise.started().is_some());
+    assert_eq!(pair.a.noise.states(), 0);
+    assert_eq!(pair.handshake().a.noise.states(), 1);
+}
+
+#[test]
+fn a_state_from_before_a_change_of_key_goes_when_nothing_needs_it() {
+    let mut pair = Pair::new().handshake();
+    let key = |seed| Some(PresharedKey::from_bytes([seed; 32]));
+    for seed in 1..20 {
+        for session in [&mut pair.a, &mut pair.b] {
+            session.set_preshared_key(key(seed), pair.now);
+            assert_eq!(session.noise.states(), 1, "that of the session: no handshake has begun since");
+        }
+    }
+    for seed in 20..40 {
+        // Answers that are lost leave a session each.
+        pair.now += Duration::from_secs(6);
+        let mut initiation = [0; INITIATION_LEN];
+        pair.a.initiate(&mut initiation, pair.now).unwrap();
+        pair.b.open(&initiation, &mut [0; MAX_CONTROL_LEN], pair.from, pair.now).unwrap();
+        for session in [&mut pair.a, &mut pair.b] {
+            session.set_preshared_key(key(seed), pair.now);
+            assert!((1..=4).contains(&session.noise.states()), "{}", session.noise.states());
+        }
+        let mut sealed = [0; DATA_OVERHEAD];
+        pair.b.seal(&[], &mut sealed, pair.now).unwrap();
+        let opened = pair.a.open(&sealed, &mut [0; MAX_CONTROL_LEN], pair.from, pair.now);
+        assert_eq!(opened, Ok(Opened::Keepalive { confirms: false }), "the session in use is never given up");
+    }
+    pair.now += Duration::from_secs(6);
+    let mut pair = pair.handshake();
+    pair.now += REJECT_AFTER_TIME;
+    for session in [&mut pair.a, &mut pair.b] {
+        assert!(session.poll_timeout().unwrap() <= pair.now);
+        assert_eq!(session.handle_timeout(&mut [0; MAX_CONTROL_LEN], pair.now), TimerAction::Expired);
+        session.handle_timeout(&mut [0; MAX_CONTROL_LEN], pair.now);
+    }
+    assert_eq!(pair.b.noise.states(), 1);
+    assert_eq!(pair.a.noise.states(), 1);
 }
 
 #[test]
@@ -53,12 +90,7 @@ fn what_boringtun_wrote_by_itself_is_handed_out_at_once() {
     let mut pair = Pair::new().handshake();
     // boringtun's own timer cannot fire without sleeping; this is what its doing so amounts to.
     let mut message = [0; MAX_CONTROL_LEN];
-    let TunnResult::WriteToNetwork(written) =
-        pair.a.noise.start().format_handshake_initiation(&mut message, true)
-    else {
-        panic!("no initiation");
-    };
-    let len = written.len();
+    let len = pair.a.noise.write_initiation(&mut message).expect("an initiation");
     pair.a.keep(Pending { len, message }, pair.now);
 
     assert!(pair.a.is_initiating());
@@ -88,7 +120,7 @@ fn a_handshake_that_boringtun_gave_up_early_is_tried_again_at_once() {
 fn a_session_that_boringtun_dropped_is_not_sealed_with() {
     let mut pair = Pair::new().handshake();
     // As its own timers would: it forgets all sessions.
-    pair.a.noise.erase_sessions();
+    pair.a.noise.forget(pair.now);
     let mut out = [0; 64 + DATA_OVERHEAD];
     assert_eq!(pair.a.seal(&[0x45; 64], &mut out, pair.now), Err(SealError::NoSession));
     assert!(!pair.a.is_live());
