@@ -7,12 +7,12 @@ use std::{
     process::ExitCode,
 };
 
-use clap::{Arg, CommandFactory, FromArgMatches, Parser, Subcommand, builder::Resettable};
+use clap::{Arg, ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand, builder::Resettable};
 use clap_complete::Shell;
 
 use crate::{
     Trouble,
-    daemon::{self, DaemonArgs},
+    daemon::{self, DaemonArgs, switch},
     doctor, log, output, quick, show, tools,
 };
 
@@ -48,12 +48,18 @@ enum Command {
         /// Its daemon runs already (systemd starts it): set it up only.
         #[arg(long)]
         running: bool,
+        /// Stay until the daemon ends, and take the interface down when asked to end.
+        #[arg(short, long, env = "WG_PROCESS_FOREGROUND", value_parser = switch, action = ArgAction::SetTrue)]
+        foreground: bool,
         /// A file, or NAME for /etc/wireguard/NAME.conf.
         #[arg(value_name = "CONF")]
         file: String,
     },
     /// Take it down again.
     Down {
+        /// Only undo what is left of it if its daemon was killed; if there is nothing, that is no error.
+        #[arg(long)]
+        leftovers: bool,
         /// A file, or NAME for /etc/wireguard/NAME.conf.
         #[arg(value_name = "CONF")]
         file: String,
@@ -119,8 +125,8 @@ impl Cli {
             None => daemon::start(&self.daemon),
             Some(Command::Run(args)) => daemon::start(args),
             Some(Command::Show { name, json }) => show::show(name.as_deref(), *json),
-            Some(Command::Up { running, file }) => quick::up(file, *running),
-            Some(Command::Down { file }) => quick::down(file),
+            Some(Command::Up { running, foreground, file }) => quick::up(file, *running, *foreground),
+            Some(Command::Down { leftovers, file }) => quick::down(file, *leftovers),
             Some(Command::Save { file }) => quick::save(file),
             Some(Command::Strip { file }) => quick::strip(file),
             Some(Command::Doctor(args)) => doctor::run(args),
@@ -161,7 +167,8 @@ fn without_empty_variables(command: clap::Command) -> clap::Command {
     };
     let forget =
         move |argument: Arg| if is_empty(&argument) { argument.env(Resettable::Reset) } else { argument };
-    command.mut_args(forget).mut_subcommand("run", |run| run.mut_args(forget))
+    let command = command.mut_args(forget).mut_subcommand("run", |run| run.mut_args(forget));
+    command.mut_subcommand("up", |up| up.mut_args(forget))
 }
 
 #[cfg(test)]

@@ -28,6 +28,17 @@ impl Trouble {
         self.what.is_empty()
     }
 
+    /// Adds what else went wrong after it.
+    #[must_use]
+    pub fn and(mut self, others: impl IntoIterator<Item = Self>) -> Self {
+        for other in others.into_iter().filter(|other| !other.is_told()) {
+            let before = if self.is_told() { String::new() } else { format!("{}; and ", self.what) };
+            self.what = before + &other.what;
+            self.fix = self.fix.or(other.fix);
+        }
+        self
+    }
+
     /// Adds how to mend it.
     #[must_use]
     pub fn fix(mut self, fix: impl Into<String>) -> Self {

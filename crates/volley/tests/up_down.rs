@@ -46,11 +46,11 @@ fn up_sets_addresses_mtu_routes_and_runs_hooks_and_down_undoes_it() {
     });
 }
 
-/// What `ip` tells about everything that a default route touches.
+/// What `ip` tells about everything that a default route touches, without who made it.
 fn routing(lab: &Lab) -> String {
     lab.run(
-        "ip rule; ip -6 rule; ip route; ip route show table 51820; ip -6 route show table 51820; wg show wg0 fwmark; \
-         nft list ruleset | sed 's/fe80[^ ]*/LINKLOCAL/'; cat /proc/sys/net/ipv4/conf/all/src_valid_mark; ip link show wg0 | grep -o 'mtu [0-9]*'",
+        "(ip rule; ip -6 rule; ip route; ip route show table 51820; ip -6 route show table 51820) | sed 's/ proto 118//'; \
+         wg show wg0 fwmark; nft list ruleset | sed 's/fe80[^ ]*/LINKLOCAL/'; cat /proc/sys/net/ipv4/conf/all/src_valid_mark; ip link show wg0 | grep -o 'mtu [0-9]*'",
     )
 }
 

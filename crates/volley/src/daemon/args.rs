@@ -129,7 +129,7 @@ fn interface_name(name: &str) -> Result<String, Trouble> {
 }
 
 /// A flag as an environment variable gives it.
-fn switch(value: &str) -> Result<bool, &'static str> {
+pub(crate) fn switch(value: &str) -> Result<bool, &'static str> {
     match value.to_ascii_lowercase().as_str() {
         "1" | "true" | "yes" | "on" => Ok(true),
         "" | "0" | "false" | "no" | "off" => Ok(false),

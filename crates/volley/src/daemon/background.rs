@@ -15,7 +15,7 @@ use std::{
     process::{self, Child, Command, Stdio},
 };
 
-use nix::unistd::{close, dup2_stderr, dup2_stdout, setsid};
+use nix::unistd::{close, dup2_stderr, dup2_stdin, dup2_stdout, setsid};
 use sd_notify::NotifyState;
 
 use crate::{Trouble, WithFix, log};
@@ -93,6 +93,8 @@ fn leave_terminal() -> io::Result<()> {
     parent.write_all(READY)?;
     parent.flush()?;
     dup2_stdout(&null)?;
+    // It may be a lock that we share with the parent until now.
+    dup2_stdin(&null)?;
     Ok(())
 }
 
@@ -106,17 +108,13 @@ pub(super) fn this(arguments: impl IntoIterator<Item = OsString>) -> Command {
     command
 }
 
-/// Starts a daemon in the background, waits until it is ready, and gives its process.
+/// Starts a daemon in the background, with the stdin that `command` has, waits until it is ready, and gives its process.
 ///
 /// # Errors
 /// When it is not; mostly the child has said why.
 pub(super) fn launch(command: &mut Command) -> Result<Child, Trouble> {
-    let mut child = command
-        .env(CHILD_MARK, "1")
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .spawn()
-        .or_trouble("cannot start the daemon")?;
+    let mut child =
+        command.env(CHILD_MARK, "1").stdout(Stdio::piped()).spawn().or_trouble("cannot start the daemon")?;
     let mut answer = Vec::new();
     if let Some(pipe) = child.stdout.take() {
         // It closes its end when it is ready, and when it dies.

@@ -7,7 +7,15 @@ mod link;
 mod open;
 mod privileges;
 
-use std::{env, ffi::OsString, fs, process::Child, sync::Arc, time::Duration};
+use std::{
+    env,
+    ffi::OsString,
+    fs,
+    fs::File,
+    process::{Child, Stdio},
+    sync::Arc,
+    time::Duration,
+};
 
 use io_runtime::{DeviceStatus, Handle};
 use sd_notify::NotifyState;
@@ -19,6 +27,7 @@ use tracing::{error, info, warn};
 
 use crate::{Trouble, WithFix, log, pcap, uapi::Socket};
 
+pub(crate) use self::args::switch;
 pub use self::args::{ArrangementArg, DaemonArgs};
 
 use self::{background::Readiness, control::DeviceControl, link::MtuWatch, open::Device};
@@ -33,18 +42,22 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_millis(300);
 pub fn start(args: &DaemonArgs) -> Result<(), Trouble> {
     match Readiness::of(args.foreground) {
         Some(readiness) => run(args, readiness),
-        None => background::launch(&mut background::this(env::args_os().skip(1))).map(drop),
+        None => {
+            let mut command = background::this(env::args_os().skip(1));
+            background::launch(command.stdin(Stdio::null())).map(drop)
+        }
     }
 }
 
-/// Starts a daemon for `name` in the background, whatever the name, and returns when it is ready.
+/// Starts a daemon for `name` in the background, whatever the name, and returns when it is ready. Until then it keeps
+/// `lock` open: should its parent die, nobody has the lock before it has noticed, and is gone.
 ///
 /// # Errors
 /// What a person should read.
-pub(crate) fn launch(name: &str) -> Result<Child, Trouble> {
+pub(crate) fn launch(name: &str, lock: File) -> Result<Child, Trouble> {
     let mut command = background::this(["run", name].map(OsString::from));
     // The daemon is ready long before the interface is set up.
-    background::launch(command.env_remove("NOTIFY_SOCKET"))
+    background::launch(command.env_remove("NOTIFY_SOCKET").stdin(lock))
 }
 
 fn run(args: &DaemonArgs, readiness: Readiness) -> Result<(), Trouble> {
@@ -103,7 +116,8 @@ async fn live(
     let mut interrupt = listen(SignalKind::interrupt())?;
     let mut terminate = listen(SignalKind::terminate())?;
     // `nohup` has it ignored, and then it stays ignored.
-    let mut hangup = if hangup_is_ignored() { None } else { Some(listen(SignalKind::hangup())?) };
+    let mut hangup =
+        if is_ignored(SignalKind::hangup()) { None } else { Some(listen(SignalKind::hangup())?) };
 
     let status = handle.status().await.or_trouble("cannot start the data plane")?;
     let mut mtu = MtuWatch::open(index, status.mtu);
@@ -132,12 +146,12 @@ async fn live(
     }
 }
 
-/// True when whoever started us has told the kernel to drop SIGHUP.
-fn hangup_is_ignored() -> bool {
-    const HANGUP: u64 = 1; // signal 1 is the lowest bit
+/// True when whoever started us has told the kernel to drop this signal, as `nohup` does with SIGHUP.
+pub(crate) fn is_ignored(kind: SignalKind) -> bool {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & HANGUP != 0)
+    let mask = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.is_some_and(|mask| mask >> (kind.as_raw_value() - 1) & 1 == 1) // signal 1 is the lowest bit
 }
 
 /// Resolves when the signal comes; never if we do not listen for it.

@@ -24,8 +24,8 @@ pub(super) struct ConfigFile {
 }
 
 impl ConfigFile {
-    /// Reads `argument`: a path that ends in `NAME.conf`, or a NAME.
-    pub(super) fn read(argument: &str) -> Result<Self, Trouble> {
+    /// The path of the file that `argument` means, a path that ends in `NAME.conf` or a NAME; and the name.
+    pub(super) fn locate(argument: &str) -> Result<(PathBuf, String), Trouble> {
         let path = if is_name(argument) {
             Path::new(DIRECTORY).join(format!("{argument}.conf"))
         } else {
@@ -37,6 +37,12 @@ impl ConfigFile {
                 .fix("name it like the interface, with .conf after it: wg0.conf")
         })?;
         let interface = interface.to_owned();
+        Ok((path, interface))
+    }
+
+    /// Reads the file that `argument` means.
+    pub(super) fn read(argument: &str) -> Result<Self, Trouble> {
+        let (path, interface) = Self::locate(argument)?;
         let text = read_text(&path).map_err(|error| {
             Trouble::new(format!("cannot read {}: {error}", path.display()))
                 .fix("give the path of a configuration file, or the NAME of /etc/wireguard/NAME.conf")

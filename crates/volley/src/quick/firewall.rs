@@ -4,7 +4,7 @@
 //! Made by nft or, where there is none, by iptables, under the names that `wg-quick` uses: it can take down
 //! what we put up, and we what it did.
 
-use std::process::Stdio;
+use std::{fmt, io, process::Stdio};
 
 use ipnet::IpNet;
 
@@ -14,50 +14,119 @@ use crate::{
     programs::{command, is_installed},
 };
 
-pub(super) fn set(interface: &str, family: Family, addresses: &[IpNet], mark: u32) -> Result<(), Trouble> {
-    let addresses: Vec<_> =
-        addresses.iter().copied().filter(|address| Family::of(address) == family).collect();
-    let restore = format!("{}-restore", iptables(family));
-    let (program, done) = if is_installed("nft") {
-        let script = nft_script(interface, family, &addresses, mark);
-        ("nft", feed(command("nft").args(["-f", "-"]), &script))
-    } else if is_installed(&restore) {
-        let script = iptables_script(interface, &addresses, mark);
-        (restore.as_str(), feed(command(&restore).arg("-n"), &script))
-    } else {
-        return Err(Trouble::new("there is neither nft nor iptables to set the firewall up with")
-            .fix("install nftables; or set `Table = off` and route by your own rules"));
-    };
-    done.map_err(|error| {
-        Trouble::new(format!("cannot set the firewall up with {program}: {error}"))
-            .fix("load the firewall's kernel modules (modprobe nf_tables), or set `Table = off`")
-    })
+/// The firewall of one family, and what it is made with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Firewall {
+    pub(super) family: Family,
+    pub(super) tool: Tool,
 }
 
-/// Removes what there is; nothing is not an error.
-pub(super) fn remove(interface: &str) {
-    for family in Family::ALL {
-        if is_installed("nft") {
-            let mut nft = command("nft");
-            nft.args(["delete", "table", nft_family(family), &table_name(interface)]);
-            let _ = nft.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
-        }
-        let (save, restore) = (format!("{}-save", iptables(family)), format!("{}-restore", iptables(family)));
-        if !is_installed(&save) {
-            continue;
-        }
-        let Ok(saved) = command(&save).stdin(Stdio::null()).stderr(Stdio::null()).output() else {
-            continue;
-        };
-        if let Some(script) = removal_script(&String::from_utf8_lossy(&saved.stdout), interface) {
-            let _ = feed(command(&restore).arg("-n"), &script);
-        }
+/// What makes firewalls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Tool {
+    Nft,
+    Iptables,
+}
+
+impl Tool {
+    pub(super) const ALL: [Self; 2] = [Self::Nft, Self::Iptables];
+}
+
+impl fmt::Display for Tool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Nft => "nft",
+            Self::Iptables => "iptables",
+        })
     }
 }
 
-fn nft_script(interface: &str, family: Family, addresses: &[IpNet], mark: u32) -> String {
-    let kind = nft_family(family);
+impl Firewall {
+    /// With what is installed.
+    pub(super) fn of(family: Family) -> Result<Self, Trouble> {
+        let restore = format!("{}-restore", iptables(family));
+        let tool = if is_installed("nft") {
+            Tool::Nft
+        } else if is_installed(&restore) {
+            Tool::Iptables
+        } else {
+            return Err(Trouble::new(format!(
+                "there is neither nft nor {restore} to set the firewall up with"
+            ))
+            .fix("install nftables; or set `Table = off` and route by your own rules"));
+        };
+        Ok(Self { family, tool })
+    }
+
+    /// All that there may be, of which nobody knows.
+    pub(super) fn any() -> impl Iterator<Item = Self> {
+        let all = Family::ALL.into_iter().flat_map(|family| Tool::ALL.map(|tool| Self { family, tool }));
+        all.filter(|firewall| is_installed(&firewall.program()))
+    }
+
+    /// Replaces the interface's.
+    pub(super) fn set(self, interface: &str, addresses: &[IpNet], mark: u32) -> Result<(), Trouble> {
+        let Self { family, tool } = self;
+        let addresses: Vec<_> =
+            addresses.iter().copied().filter(|address| Family::of(address) == family).collect();
+        let script = match tool {
+            Tool::Nft => nft_script(interface, family, &addresses, mark),
+            Tool::Iptables => iptables_script(interface, &addresses, mark),
+        };
+        self.run(&script).map_err(|error| {
+            Trouble::new(format!("cannot set the firewall up with {}: {error}", self.program()))
+                .fix("load the firewall's kernel modules (modprobe nf_tables), or set `Table = off`")
+        })
+    }
+
+    /// Removes the interface's; nothing is not an error.
+    pub(super) fn remove(self, interface: &str) -> Result<(), Trouble> {
+        let removed = match self.tool {
+            Tool::Nft => self.run(&nft_removal(interface, self.family)),
+            Tool::Iptables => match removal_script(&self.saved(), interface) {
+                Some(script) => self.run(&script),
+                None => Ok(()),
+            },
+        };
+        removed.map_err(|error| {
+            Trouble::new(format!("cannot remove the firewall with {}: {error}", self.program()))
+        })
+    }
+
+    fn program(self) -> String {
+        match self.tool {
+            Tool::Nft => "nft".to_owned(),
+            Tool::Iptables => format!("{}-restore", iptables(self.family)),
+        }
+    }
+
+    fn run(self, script: &str) -> io::Result<()> {
+        let mut program = command(&self.program());
+        match self.tool {
+            Tool::Nft => program.args(["-f", "-"]),
+            Tool::Iptables => program.arg("-n"),
+        };
+        feed(&mut program, script)
+    }
+
+    /// What iptables has in all its tables.
+    fn saved(self) -> String {
+        let mut save = command(&format!("{}-save", iptables(self.family)));
+        let output = save.stdin(Stdio::null()).stderr(Stdio::null()).output();
+        output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default()
+    }
+}
+
+/// Removes the table whether it is there or not: one transaction makes and deletes it.
+fn nft_removal(interface: &str, family: Family) -> String {
     let table = table_name(interface);
+    format!("add table {family} {table}\ndelete table {family} {table}\n")
+}
+
+fn nft_script(interface: &str, family: Family, addresses: &[IpNet], mark: u32) -> String {
+    let kind = family;
+    let table = table_name(interface);
+    let removal = nft_removal(interface, family);
     let guard = |address: &IpNet| {
         let address = address.addr();
         format!(
@@ -66,7 +135,8 @@ fn nft_script(interface: &str, family: Family, addresses: &[IpNet], mark: u32) -
     };
     let guards: String = addresses.iter().map(guard).collect();
     format!(
-        "add table {kind} {table}\n\
+        "{removal}\
+         add table {kind} {table}\n\
          add chain {kind} {table} preraw {{ type filter hook prerouting priority -300; }}\n\
          add chain {kind} {table} premangle {{ type filter hook prerouting priority -150; }}\n\
          add chain {kind} {table} postmangle {{ type filter hook postrouting priority -150; }}\n\
@@ -101,19 +171,13 @@ fn removal_script(saved: &str, interface: &str) -> Option<String> {
     Some(kept.map(|line| format!("{}\n", line.replacen("-A ", "-D ", usize::from(ours(&line))))).collect())
 }
 
+/// As `wg-quick` names it; what nft's grammar has no place for in a name is written as a number.
 fn table_name(interface: &str) -> String {
-    format!("wg-quick-{interface}")
+    format!("wg-quick-{}", interface.replace('+', "/2b").replace('=', "/3d"))
 }
 
 fn comment(interface: &str) -> String {
     format!("-m comment --comment \"wg-quick(8) rule for {interface}\"")
-}
-
-const fn nft_family(family: Family) -> &'static str {
-    match family {
-        Family::V4 => "ip",
-        Family::V6 => "ip6",
-    }
 }
 
 const fn iptables(family: Family) -> &'static str {

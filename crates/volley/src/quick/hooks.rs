@@ -50,11 +50,16 @@ pub(super) fn set_dns(name: &str, interface: &Interface) -> Result<(), Trouble> 
     )
 }
 
-/// Takes them back.
-pub(super) fn unset_dns(name: &str, interface: &Interface) {
-    if !(interface.dns.is_empty() && interface.dns_search.is_empty()) {
-        let _ = feed(command("resolvconf").args(["-d", &resolvconf_name(name), "-f"]), "");
-    }
+/// The name of the interface's entry at resolvconf, if it gives anything to the system.
+pub(super) fn dns_entry(name: &str, interface: &Interface) -> Option<String> {
+    let gives = !(interface.dns.is_empty() && interface.dns_search.is_empty());
+    gives.then(|| resolvconf_name(name))
+}
+
+/// Takes an entry back; one that is gone is no error to resolvconf.
+pub(super) fn unset_dns(entry: &str) -> Result<(), Trouble> {
+    let taken = feed(command("resolvconf").args(["-d", entry, "-f"]), "");
+    taken.or_trouble("cannot take the name servers back with resolvconf")
 }
 
 /// resolvconf may order interfaces by the first part of a dotted name.

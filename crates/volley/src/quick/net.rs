@@ -1,22 +1,25 @@
 //! The system around the interface, by netlink: links, addresses, routes and rules.
 
 use std::{
-    io,
+    fmt, io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    str::FromStr,
 };
 
 use futures_util::TryStreamExt;
 use ipnet::IpNet;
 use netlink_packet_route::{
     address::AddressAttribute,
-    link::LinkAttribute,
+    link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage},
     route::{
         RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteProtocol, RouteScope,
     },
-    rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage},
 };
+use nix::errno::Errno;
 use rtnetlink::{Handle, IpVersion, LinkUnspec, RouteMessageBuilder, new_connection};
 use tokio::task::JoinHandle;
+
+use super::rules::{AnyRule, PROTOCOL, Rule};
 
 /// The address families that have routes and rules of their own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +53,24 @@ impl Family {
     }
 }
 
+/// As `ip` and nft call them.
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::V4 => "ip",
+            Self::V6 => "ip6",
+        })
+    }
+}
+
+impl FromStr for Family {
+    type Err = ();
+
+    fn from_str(text: &str) -> std::result::Result<Self, ()> {
+        Self::ALL.into_iter().find(|family| family.to_string() == text).ok_or(())
+    }
+}
+
 /// What the kernel answered.
 pub(super) type Result<T> = std::result::Result<T, io::Error>;
 
@@ -75,11 +96,13 @@ impl Net {
     /// The index of an interface; `None` if there is none of this name.
     pub(super) async fn index(&self, name: &str) -> Result<Option<u32>> {
         let found = self.handle.link().get().match_name(name).execute().try_next().await;
-        match found.map_err(plain) {
-            Ok(link) => Ok(link.map(|link| link.header.index)),
-            Err(error) if is_no_device(&error) => Ok(None),
-            Err(error) => Err(error),
-        }
+        Ok(unless_gone(found.map_err(plain))?.flatten().map(|link| link.header.index))
+    }
+
+    /// True when there is an interface with this index, and it is a TUN or TAP device.
+    pub(super) async fn is_tun(&self, index: u32) -> Result<bool> {
+        let found = self.handle.link().get().match_index(index).execute().try_next().await;
+        Ok(unless_gone(found.map_err(plain))?.flatten().is_some_and(|link| is_tun(&link)))
     }
 
     pub(super) async fn link_mtu(&self, index: u32) -> Result<Option<u32>> {
@@ -96,8 +119,9 @@ impl Net {
         self.handle.link().set(message).execute().await.map_err(plain)
     }
 
-    pub(super) async fn delete_link(&self, index: u32) -> Result<()> {
-        self.handle.link().del(index).execute().await.map_err(plain)
+    /// False if it was gone.
+    pub(super) async fn delete_link(&self, index: u32) -> Result<bool> {
+        Ok(unless_gone(self.handle.link().del(index).execute().await.map_err(plain))?.is_some())
     }
 
     pub(super) async fn add_address(&self, index: u32, address: &IpNet) -> Result<()> {
@@ -130,31 +154,20 @@ impl Net {
             .map_err(|error| io::Error::other(error.to_string()))?
             .output_interface(index)
             .table_id(table)
-            .protocol(RouteProtocol::Boot) // as `ip route` says
+            .protocol(RouteProtocol::from(PROTOCOL))
             .scope(if network.addr().is_ipv4() { RouteScope::Link } else { RouteScope::Universe })
             .build();
         self.handle.route().add(message).execute().await.map_err(plain)
     }
 
-    /// True when the main table sends all of `network` to the interface already.
-    pub(super) async fn covers(&self, index: u32, network: &IpNet) -> Result<bool> {
-        let routes = self.routes(Family::of(network)).await?;
-        let main = u32::from(RouteHeader::RT_TABLE_MAIN);
-        let covering = |route: &&RouteMessage| {
-            let ours = table(route) == main && oif(route) == Some(index);
-            ours && destination(route).is_some_and(|destination| destination.contains(network))
-        };
-        Ok(routes.iter().any(|route| covering(&route)))
-    }
-
-    /// True when no family has a route in the table.
-    pub(super) async fn is_empty(&self, number: u32) -> Result<bool> {
+    /// Every route of either family. A family that the kernel does not have has none.
+    pub(super) async fn all_routes(&self) -> Result<Vec<Route>> {
+        let mut routes = Vec::new();
         for family in Family::ALL {
-            if self.routes(family).await?.iter().any(|route| table(route) == number) {
-                return Ok(false);
-            }
+            let found = unless_absent(self.routes(family).await)?;
+            routes.extend(found.iter().filter_map(Route::of));
         }
-        Ok(true)
+        Ok(routes)
     }
 
     /// The MTU on the way to `address`, bytes, if there is a way.
@@ -198,40 +211,49 @@ impl Net {
         self.handle.route().get(message).execute().try_collect().await.map_err(plain)
     }
 
-    /// Packets without the mark go by `table`, which takes its number from the mark.
-    pub(super) async fn add_mark_rule(&self, family: Family, table: u32) -> Result<()> {
-        let mut request = self.handle.rule().add().table_id(table).fw_mark(table).action(RuleAction::ToTable);
-        request.message_mut().header.flags = RuleFlags::Invert;
-        match family {
-            Family::V4 => request.v4().execute().await,
-            Family::V6 => request.v6().execute().await,
-        }
-        .map_err(plain)
+    /// Every rule of a family. One that the kernel does not have has none.
+    pub(super) async fn rules(&self, family: Family) -> Result<Vec<AnyRule>> {
+        let found: Result<Vec<_>> =
+            self.handle.rule().get(family.version()).execute().try_collect().await.map_err(plain);
+        Ok(unless_absent(found)?.iter().map(|message| AnyRule::of(family, message)).collect())
     }
 
-    /// The main table still decides, except by its default route.
-    pub(super) async fn add_suppress_rule(&self, family: Family) -> Result<()> {
-        let mut request = self.handle.rule().add().action(RuleAction::ToTable);
-        request.message_mut().attributes.push(RuleAttribute::SuppressPrefixLen(0));
-        match family {
-            Family::V4 => request.v4().execute().await,
-            Family::V6 => request.v6().execute().await,
-        }
-        .map_err(plain)
+    pub(super) async fn add_rule(&self, rule: &Rule) -> Result<()> {
+        let mut request = self.handle.rule().add();
+        *request.message_mut() = rule.message();
+        request.execute().await.map_err(plain)
     }
 
-    /// Removes the rules that go by `table`, and for each one rule that suppresses the default route.
-    pub(super) async fn delete_rules(&self, family: Family, table: u32) -> Result<()> {
-        let found = self.handle.rule().get(family.version()).execute();
-        let rules: Vec<_> = found.try_collect().await.map_err(plain)?;
-        let by_mark: Vec<_> =
-            rules.iter().filter(|rule| rule_table(rule) == table && is_mark_rule(rule)).collect();
-        let suppressing = rules.iter().filter(|rule| is_suppress_rule(rule)).take(by_mark.len());
-        for rule in by_mark.iter().copied().chain(suppressing) {
-            self.handle.rule().del(rule.clone()).execute().await.map_err(plain)?;
-        }
-        Ok(())
+    /// Deletes exactly this rule; one that is gone is no error.
+    pub(super) async fn delete_rule(&self, rule: &Rule) -> Result<()> {
+        let deleted = self.handle.rule().del(rule.message()).execute().await.map_err(plain);
+        unless_absent(unless_gone(deleted).map(|_| ()))
     }
+}
+
+/// What there is to know about a route here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Route {
+    pub(super) table: u32,
+    pub(super) destination: IpNet,
+    /// The interface's index; `None` if it is none or several.
+    pub(super) interface: Option<u32>,
+}
+
+impl Route {
+    pub(super) const MAIN: u32 = RouteHeader::RT_TABLE_MAIN as u32;
+
+    fn of(message: &RouteMessage) -> Option<Self> {
+        Some(Self { table: table(message), destination: destination(message)?, interface: oif(message) })
+    }
+}
+
+fn is_tun(link: &LinkMessage) -> bool {
+    let infos = link.attributes.iter().filter_map(|attribute| match attribute {
+        LinkAttribute::LinkInfo(infos) => Some(infos),
+        _ => None,
+    });
+    infos.flatten().any(|info| *info == LinkInfo::Kind(InfoKind::Tun))
 }
 
 fn table(route: &RouteMessage) -> u32 {
@@ -263,24 +285,6 @@ fn destination(route: &RouteMessage) -> Option<IpNet> {
     IpNet::new(told.unwrap_or_else(|| family.unspecified()), route.header.destination_prefix_length).ok()
 }
 
-fn rule_table(rule: &RuleMessage) -> u32 {
-    let told = rule.attributes.iter().find_map(|attribute| match attribute {
-        RuleAttribute::Table(table) => Some(*table),
-        _ => None,
-    });
-    told.unwrap_or_else(|| rule.header.table.into())
-}
-
-fn is_mark_rule(rule: &RuleMessage) -> bool {
-    let marked = rule.attributes.iter().any(|attribute| matches!(attribute, RuleAttribute::FwMark(_)));
-    marked && rule.header.flags.contains(RuleFlags::Invert)
-}
-
-fn is_suppress_rule(rule: &RuleMessage) -> bool {
-    let suppresses = rule.attributes.contains(&RuleAttribute::SuppressPrefixLen(0));
-    suppresses && rule_table(rule) == u32::from(RouteHeader::RT_TABLE_MAIN)
-}
-
 /// What the kernel said, without the protocol around it.
 fn plain(error: rtnetlink::Error) -> io::Error {
     match error {
@@ -289,6 +293,23 @@ fn plain(error: rtnetlink::Error) -> io::Error {
     }
 }
 
-fn is_no_device(error: &io::Error) -> bool {
-    error.raw_os_error() == Some(nix::errno::Errno::ENODEV as i32)
+/// `None` for what is not there, or no longer.
+fn unless_gone<T>(answer: Result<T>) -> Result<Option<T>> {
+    const GONE: [Errno; 4] = [Errno::ENODEV, Errno::ENOENT, Errno::ESRCH, Errno::ENXIO];
+    match answer {
+        Ok(answer) => Ok(Some(answer)),
+        Err(error) if GONE.iter().any(|gone| error.raw_os_error() == Some(*gone as i32)) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Nothing for a family that the kernel does not have.
+fn unless_absent<T: Default>(answer: Result<T>) -> Result<T> {
+    const ABSENT: [Errno; 2] = [Errno::EAFNOSUPPORT, Errno::EOPNOTSUPP];
+    match answer {
+        Err(error) if ABSENT.iter().any(|absent| error.raw_os_error() == Some(*absent as i32)) => {
+            Ok(T::default())
+        }
+        answer => answer,
+    }
 }

@@ -68,7 +68,6 @@ pub struct Socket {
 #[derive(Debug)]
 struct SocketFile {
     path: PathBuf,
-    /// Device and inode.
     identity: (u64, u64),
 }
 
@@ -102,7 +101,8 @@ impl SocketFile {
     }
 }
 
-fn identity(path: &Path) -> io::Result<(u64, u64)> {
+/// What tells a socket's file from any that comes after it: device and inode.
+pub(crate) fn identity(path: &Path) -> io::Result<(u64, u64)> {
     let metadata = fs::symlink_metadata(path)?;
     Ok((metadata.dev(), metadata.ino()))
 }
@@ -177,7 +177,8 @@ impl Drop for Socket {
     }
 }
 
-fn make_directory(path: &Path) -> io::Result<()> {
+/// Makes a directory in which tools that are not root may look.
+pub(crate) fn make_directory(path: &Path) -> io::Result<()> {
     if path.is_dir() {
         return Ok(());
     }

@@ -1,0 +1,128 @@
+//! Taking an interface down: what its record says is undone. Where there is none, as when `wg-quick` has set it up, what
+//! must have been made is found by the interface and its mark.
+
+use super::{
+    file::ConfigFile,
+    hooks,
+    journal::{Made, Record},
+    locks::Lock,
+    net::Net,
+    plan, report, save,
+    signals::EndSignals,
+    steps,
+};
+use crate::{
+    Trouble,
+    config::Config,
+    output,
+    uapi::{is_alive, socket_path},
+};
+
+/// Why an interface is taken down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// Somebody wants it. A hook that fails beforehand stops it.
+    Asked,
+    /// We end, and it with us.
+    Must,
+    /// Its daemon is dead; where it is not, or nothing is left, there is nothing to do.
+    Leftovers,
+}
+
+/// One interface that is to go.
+pub(super) struct Stop<'a> {
+    pub(super) net: &'a Net,
+    pub(super) name: &'a str,
+    /// Where what is in force is saved.
+    pub(super) file: Option<&'a ConfigFile>,
+    pub(super) config: &'a Config,
+    /// What the user calls it.
+    pub(super) argument: &'a str,
+}
+
+/// True when there is something to take down, though there be no file.
+pub(super) fn is_known(name: &str) -> bool {
+    is_alive(&socket_path(name)) || !matches!(Record::read(name), Ok(None))
+}
+
+impl Stop<'_> {
+    /// What `down` does, hooks and all.
+    pub(super) async fn take_down(&self, ending: Ending) -> Result<(), Trouble> {
+        let Self { net, name, config, .. } = *self;
+        let mut end = EndSignals::listen()?;
+        let lock = end.unless(Lock::of_interface(name)).await?;
+        let record = Record::read(name)?;
+        let lives = is_alive(&socket_path(name));
+        let is_left = record.is_some() && !lives;
+        match ending {
+            Ending::Asked | Ending::Must if !lives && record.is_none() => {
+                lock.remove();
+                return match ending {
+                    Ending::Must => Ok(()),
+                    _ => Err(Trouble::new(format!("`{name}` is not running"))
+                        .fix(format!("volley up {}", self.argument))),
+                };
+            }
+            Ending::Leftovers if !is_left => {
+                if record.is_none() {
+                    lock.remove();
+                }
+                return Ok(());
+            }
+            _ => {}
+        }
+        let mut troubles = Vec::new();
+        if let Err(trouble) = end.unless(self.before()).await {
+            if ending == Ending::Asked && lives {
+                return Err(trouble);
+            }
+            troubles.push(trouble);
+        }
+        let made = self.made(record).await?;
+        // From here on a signal stops nothing.
+        let failed = steps::undo(net, name, made.iter()).await;
+        troubles.extend(report(name, failed).err());
+        let mut end = EndSignals::listen()?;
+        troubles.extend(end.unless(hooks::run(&config.interface.hooks.post_down, name)).await.err());
+        lock.remove();
+        let mut troubles = troubles.into_iter();
+        troubles.next().map_or(Ok(()), |first| Err(first.and(troubles)))
+    }
+
+    /// What is to happen while it is there.
+    async fn before(&self) -> Result<(), Trouble> {
+        let Self { net, name, config, .. } = *self;
+        hooks::run(&config.interface.hooks.pre_down, name).await?;
+        match self.file {
+            Some(file) if config.interface.save && is_alive(&socket_path(name)) => {
+                save::save(net, file, config).await
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// What is to be undone.
+    async fn made(&self, record: Option<Record>) -> Result<Vec<Made>, Trouble> {
+        let name = self.name;
+        let record = record.unwrap_or_default();
+        let mut made: Vec<_> = record.to_undo().cloned().collect();
+        if !is_alive(&socket_path(name)) || record.link().is_some_and(|link| steps::is_running(name, link)) {
+            return Ok(made);
+        }
+        // A daemon of which the record says nothing.
+        made.extend(hooks::dns_entry(name, &self.config.interface).map(Made::Dns));
+        match steps::link(self.net, name).await? {
+            Some(link) => {
+                let around = steps::look_around(self.net, name, link.index).await?;
+                made.extend(plan::found(link, &around));
+            }
+            None => {
+                output::notice(format_args!(
+                    "volley: the interface of the daemon of `{name}` is not in this network namespace"
+                ));
+                made.push(Made::Daemon);
+            }
+        }
+        Ok(made)
+    }
+}

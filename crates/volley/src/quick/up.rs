@@ -1,0 +1,190 @@
+//! Bringing an interface up: everything that is made is written down first, and undone if something fails.
+
+use std::{fs, process::Child};
+
+use io_runtime::DeviceUpdate;
+
+use super::{
+    hooks,
+    journal::{Journal, Link, Made, Record},
+    locks::Lock,
+    net::Net,
+    plan::{self, Target},
+    report, steps,
+};
+use crate::{
+    Trouble, WithFix,
+    config::{Config, Table},
+    daemon, output,
+    uapi::{client, is_alive, socket_path},
+};
+
+/// What WireGuard adds to a packet at most, bytes: 40 of IPv6, 8 of UDP, 32 of its own.
+const OVERHEAD: u32 = 80;
+
+/// The MTU of the network below where nothing is known about it, bytes.
+const ETHERNET_MTU: u32 = 1_500;
+
+/// One interface that is to come up, its lock held.
+pub(super) struct Start<'a> {
+    pub(super) net: &'a Net,
+    pub(super) name: &'a str,
+    pub(super) config: &'a Config,
+    /// Its daemon is there already.
+    pub(super) running: bool,
+    pub(super) lock: &'a Lock,
+}
+
+impl Start<'_> {
+    /// Refuses what is there, and undoes what is left of an earlier start that did not come to its end, or whose daemon
+    /// was killed.
+    pub(super) async fn clear_the_way(&self) -> Result<(), Trouble> {
+        let name = self.name;
+        let taken = |what: &str| {
+            Trouble::new(format!("{what} `{name}` exists already"))
+                .fix(format!("take it down first: volley down {name}"))
+        };
+        let link = if self.running { Some(self.running_link().await?) } else { None };
+        if let Some(record) = Record::read(name)? {
+            let is_this = link.is_some() && record.link() == link;
+            let lives = record.link().is_some_and(|link| steps::is_running(name, link));
+            if is_this || (lives && record.is_complete) {
+                return Err(taken("the interface"));
+            }
+            output::notice(format_args!("volley: undoing what an earlier `{name}` has left"));
+            // A daemon that runs already is not the one of the record.
+            let of_others = |made: &&Made| !(self.running && **made == Made::Daemon);
+            let failed = steps::undo(self.net, name, record.to_undo().filter(of_others)).await;
+            report(name, failed)?;
+        }
+        if self.running {
+            return Ok(());
+        }
+        if self.net.index(name).await.or_trouble("cannot list interfaces")?.is_some() {
+            return Err(taken("the interface"));
+        }
+        if is_alive(&socket_path(name)) {
+            return Err(taken("the daemon of"));
+        }
+        Ok(())
+    }
+
+    /// The interface whose daemon somebody else has started.
+    async fn running_link(&self) -> Result<Link, Trouble> {
+        let name = self.name;
+        let socket = socket_path(name);
+        if !is_alive(&socket) {
+            return Err(Trouble::new(format!("no daemon runs for `{name}`"))
+                .fix(format!("start it first: volley run {name}; or leave --running out")));
+        }
+        steps::link(self.net, name).await?.ok_or_else(|| {
+            Trouble::new(format!("`{name}` is not the interface of the daemon that runs for it"))
+                .fix("rename the one that has its name, or look for the daemon's in other network namespaces")
+        })
+    }
+
+    /// Makes the interface and all that goes with it. Gives the daemon, if this has started it.
+    ///
+    /// Dropped, or failing, it leaves what is in `journal`.
+    pub(super) async fn bring_up(
+        &self,
+        journal: &mut Journal,
+        update: &DeviceUpdate,
+    ) -> Result<Option<Child>, Trouble> {
+        let Self { net, name, config, .. } = *self;
+        let interface = &config.interface;
+        hooks::run(&interface.hooks.pre_up, name).await?;
+        let daemon = if self.running { None } else { Some(self.launch(journal)?) };
+        let link = steps::link(self.net, name)
+            .await?
+            .ok_or_else(|| Trouble::new(format!("the interface `{name}` vanished")))?;
+        journal.write_down(Made::Link(link))?;
+        let index = link.index;
+        client::set(&socket_path(name), update).map_err(|error| explain_refusal(&error, update))?;
+        for address in &interface.addresses {
+            net.add_address(index, address).await.or_trouble(format!("cannot add the address {address}"))?;
+        }
+        let mtu = match interface.mtu {
+            Some(mtu) => mtu,
+            None => suitable_mtu(net, update).await,
+        };
+        net.set_up(index, mtu).await.or_trouble(format!("cannot bring `{name}` up with an MTU of {mtu}"))?;
+        if let Some(entry) = hooks::dns_entry(name, interface) {
+            journal.write_down(Made::Dns(entry))?;
+            hooks::set_dns(name, interface)?;
+        }
+        self.add_routes(journal, index).await?;
+        hooks::run(&interface.hooks.post_up, name).await?;
+        journal.complete()?;
+        Ok(daemon)
+    }
+
+    fn launch(&self, journal: &mut Journal) -> Result<Child, Trouble> {
+        let lock = self.lock.shared().or_trouble("cannot pass the lock on")?;
+        journal.write_down(Made::Daemon)?;
+        // If there is one now, it is somebody else's.
+        daemon::launch(self.name, lock).inspect_err(|_| journal.withdraw())
+    }
+
+    async fn add_routes(&self, journal: &mut Journal, index: u32) -> Result<(), Trouble> {
+        let Self { net, name, config, .. } = *self;
+        let target = match &config.interface.table {
+            Table::Off => return Ok(()),
+            Table::Auto => Target::Auto,
+            Table::Named(table) => Target::Table(table_number(table)?),
+        };
+        let networks = plan::routed_networks(config);
+        // Nobody else chooses a table or a place for rules meanwhile.
+        let lock = match plan::needs_rules(&networks, target) {
+            true => Some(Lock::of_routing().await?),
+            false => None,
+        };
+        let around = steps::look_around(net, name, index).await?;
+        for step in plan::routing(&networks, target, &around)? {
+            steps::carry_out(net, name, index, journal, &step).await?;
+        }
+        drop(lock);
+        Ok(())
+    }
+}
+
+fn explain_refusal(error: &client::Error, update: &DeviceUpdate) -> Trouble {
+    let trouble = Trouble::new(format!("cannot configure the interface: {error}"));
+    match (error, update.listen_port) {
+        (client::Error::Refused(98), Some(port)) => {
+            trouble.fix(format!("choose another ListenPort than {port}"))
+        }
+        _ => trouble,
+    }
+}
+
+/// As `wg-quick` finds it: the largest on the way to any peer, less the overhead.
+async fn suitable_mtu(net: &Net, update: &DeviceUpdate) -> u32 {
+    let mut largest = None;
+    for endpoint in update.tunnel.peers.iter().filter_map(|peer| peer.endpoint) {
+        largest = largest.max(net.mtu_to(endpoint.ip()).await);
+    }
+    let below = match largest {
+        Some(mtu) => mtu,
+        None => net.default_mtu().await.unwrap_or(ETHERNET_MTU),
+    };
+    // Not less than every IPv4 host must take (RFC 791 §3.1), not more than a TUN interface may have.
+    below.saturating_sub(OVERHEAD).clamp(576, 65_535)
+}
+
+/// A table's number, by itself or from the names that iproute2 knows.
+fn table_number(table: &str) -> Result<u32, Trouble> {
+    if let Ok(number) = table.parse() {
+        return Ok(number);
+    }
+    let files = ["/etc/iproute2/rt_tables", "/usr/share/iproute2/rt_tables"];
+    let texts: String = files.iter().filter_map(|path| fs::read_to_string(path).ok()).collect();
+    let named = texts.lines().find_map(|line| {
+        let mut words = line.split_whitespace();
+        let number = words.next()?.parse().ok()?;
+        (words.next()? == table).then_some(number)
+    });
+    named.ok_or_else(|| {
+        Trouble::new(format!("there is no routing table `{table}`")).fix("name it in /etc/iproute2/rt_tables")
+    })
+}
