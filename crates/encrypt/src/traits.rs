@@ -245,6 +245,10 @@ pub trait Session {
     /// recorded one could send it again.
     fn set_preshared_key(&mut self, key: Option<PresharedKey>, now: Instant);
 
+    /// Ends all keys, handshakes under way and timers, as in a new session; unlike a new one, this goes on to refuse
+    /// every initiation that is no newer than one it accepted before (§5.1). For an interface that is set down.
+    fn end(&mut self, now: Instant);
+
     /// Runs what is due, one thing at a time. Call when [`poll_timeout`](Self::poll_timeout) has passed;
     /// while more is due, that stays in the past. After [`TimerAction::Idle`] it lies in the future.
     fn handle_timeout(&mut self, out: &mut [u8; MAX_CONTROL_LEN], now: Instant) -> TimerAction;

@@ -32,6 +32,7 @@ macro_rules! all {
                 a_session_goes_on_while_the_preshared_key_changes_and_the_next_handshake_uses_it,
                 a_handshake_under_way_begins_again_when_the_preshared_key_changes,
                 handshakes_that_fail_leave_the_session_alone_until_its_end,
+                an_end_leaves_no_keys_and_no_timers_and_what_was_seen_stays_refused,
                 a_replayed_response_is_refused,
                 a_replayed_packet_is_refused,
                 reordered_packets_are_accepted_within_the_window,
@@ -298,6 +299,34 @@ fn handshakes_that_fail_leave_the_session_alone_until_its_end<I: Identity>() {
         assert_eq!(outcome, Received::Rejected(Reject::BadHandshake));
     }
     assert_eq!(pair.a.seal(&packet(64), pair.now), Err(SealError::NoSession));
+}
+
+fn an_end_leaves_no_keys_and_no_timers_and_what_was_seen_stays_refused<I: Identity>() {
+    let mut pair = Pair::<I>::new();
+    let seen = pair.a.initiate(pair.now).unwrap();
+    let response = pair.b.receive(&seen, pair.a.address, pair.now).reply();
+    let confirmation = pair.a.receive(&response, pair.b.address, pair.now).reply();
+    assert_eq!(pair.b.receive(&confirmation, pair.a.address, pair.now), Received::Keepalive);
+    let late = pair.a.seal(&packet(64), pair.now).unwrap();
+    for _ in 0..2 {
+        pair.b.session.end(pair.now);
+        assert!(!pair.b.session.is_live() && !pair.b.session.is_initiating());
+        assert_eq!(pair.b.session.poll_timeout(), None, "nothing is pending");
+        assert_eq!(pair.b.seal(&packet(64), pair.now), Err(SealError::NoSession));
+        let outcome = pair.b.receive(&late, pair.a.address, pair.now);
+        assert_eq!(outcome, Received::Rejected(Reject::NoSession));
+        let outcome = pair.b.receive(&seen, pair.a.address, pair.now);
+        assert_eq!(outcome, Received::Rejected(Reject::ReplayedHandshake));
+    }
+    // It may begin anew at once, and what it forgot is not answered.
+    let initiation = pair.b.initiate(pair.now).unwrap();
+    let response = pair.a.receive(&initiation, pair.b.address, pair.now).reply();
+    pair.b.session.end(pair.now);
+    let outcome = pair.b.receive(&response, pair.a.address, pair.now);
+    assert_eq!(outcome, Received::Rejected(Reject::NoSession));
+    pair.advance(secs(6));
+    pair.handshake();
+    pair.exchange();
 }
 
 fn a_replayed_response_is_refused<I: Identity>() {

@@ -54,6 +54,15 @@ impl Noise {
         self.renew(now);
     }
 
+    /// Ends all sessions and handshakes; what the peer has already sent stays known.
+    pub(super) fn end(&mut self, now: Instant) {
+        for generation in self.young.iter_mut().chain(&mut self.old) {
+            generation.erase_sessions(&self.shared);
+        }
+        (self.current, self.previous) = (None, None);
+        self.renew(now);
+    }
+
     /// Makes handshakes start from scratch.
     fn renew(&mut self, now: Instant) {
         self.old.extend(self.young.take());

@@ -316,6 +316,12 @@ impl Session for InsecureSession {
         self.timers.retry_at_once(now);
     }
 
+    fn end(&mut self, _now: Instant) {
+        self.local.forget_handshakes();
+        self.timers = Timers::default();
+        self.slots = Default::default();
+    }
+
     fn handle_timeout(&mut self, out: &mut [u8; MAX_CONTROL_LEN], now: Instant) -> TimerAction {
         while let Some(due) = self.timers.poll(now) {
             match due {

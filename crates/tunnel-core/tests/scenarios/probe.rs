@@ -112,6 +112,10 @@ impl Session for ProbeSession {
         self.called_mut().set_preshared_key(key, now);
     }
 
+    fn end(&mut self, now: Instant) {
+        self.called_mut().end(now);
+    }
+
     fn handle_timeout(&mut self, out: &mut [u8; MAX_CONTROL_LEN], now: Instant) -> TimerAction {
         self.called_mut().handle_timeout(out, now)
     }

@@ -108,6 +108,13 @@ impl Session for BoringSession {
         self.timers.retry_at_once(now);
     }
 
+    fn end(&mut self, now: Instant) {
+        self.noise.end(now);
+        self.timers = Timers::default();
+        self.sent = 0;
+        self.pending = None;
+    }
+
     fn handle_timeout(&mut self, out: &mut [u8; MAX_CONTROL_LEN], now: Instant) -> TimerAction {
         loop {
             if let Some(pending) = self.pending.take() {
