@@ -119,8 +119,8 @@ fn as_a_containers_first_process_up_stays_until_it_is_asked_or_its_daemon_ends()
         let path = lab.dir.join("notify");
         let manager = UnixDatagram::bind(&path).expect("a socket");
         manager.set_read_timeout(Some(PATIENCE)).expect("a timeout");
-        let ends = [("kill -TERM", true), ("kill -INT", true), ("ip link delete wg0; :", false)];
-        for (end, takes_down) in ends {
+        // When the interface goes by itself, what else was made is undone all the same.
+        for end in ["kill -TERM", "kill -INT", "kill -HUP", "ip link delete wg0; :"] {
             let mut up = lab.container(&["up", "./wg0.conf"]);
             let up = up.env("NOTIFY_SOCKET", &path).stderr(Stdio::null()).spawn();
             let mut container = up.expect("unshare runs");
@@ -135,7 +135,7 @@ fn as_a_containers_first_process_up_stays_until_it_is_asked_or_its_daemon_ends()
             ));
             eventually(end, || container.try_wait().expect("a child").is_some_and(|status| status.success()));
             assert!(!socket("wg0").exists() && !lab.sh("ip link show wg0").status.success());
-            assert_eq!(lab.sh("rm up && rm down").status.success(), takes_down, "{end}");
+            assert!(lab.sh("rm up && rm down").status.success(), "{end}");
         }
     });
 }
