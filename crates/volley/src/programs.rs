@@ -2,7 +2,8 @@
 
 use std::{env, ffi::OsString, path::PathBuf, process::Command};
 
-use nix::unistd::{AccessFlags, eaccess};
+use caps::CapSet;
+use nix::unistd::{AccessFlags, eaccess, geteuid};
 
 /// Where programs are when nobody says: bash's choice, so that hooks, too, find what they find there. The C library's
 /// has no `sbin`, and thus no `nft`.
@@ -17,11 +18,24 @@ pub(crate) fn is_installed(program: &str) -> bool {
     is_on_path(program, env::split_paths(&path()))
 }
 
-/// A program on the `PATH`, which it gets.
+/// A program on the `PATH`, which it gets. Started from this thread, it may do what we may.
 pub(crate) fn command(program: &str) -> Command {
+    lend_capabilities();
     let mut command = Command::new(program);
     command.env("PATH", path());
     command
+}
+
+/// Has programs that this thread starts run with what it may do. Root's do anyhow; another user's do if the capabilities
+/// are in the ambient set (capabilities(7)). Where that is forbidden, they say themselves what they may not do.
+fn lend_capabilities() {
+    if geteuid().is_root() {
+        return;
+    }
+    for capability in caps::read(None, CapSet::Permitted).unwrap_or_default() {
+        let _ = caps::raise(None, CapSet::Inheritable, capability)
+            .and_then(|()| caps::raise(None, CapSet::Ambient, capability));
+    }
 }
 
 fn is_on_path(program: &str, mut path: impl Iterator<Item = PathBuf>) -> bool {

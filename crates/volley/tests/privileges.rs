@@ -4,7 +4,7 @@ mod common;
 
 use std::{fs, os::unix::net::UnixDatagram, process::Stdio, time::Duration};
 
-use common::{PATIENCE, environment::first_process, eventually, keys, lab, socket};
+use common::{NOBODY, PATIENCE, SOCKET_DIR, environment::first_process, eventually, keys, lab, socket};
 use netlab::Environment;
 use nix::sys::signal::Signal;
 
@@ -93,6 +93,33 @@ fn a_device_that_its_owner_is_given_opens_for_its_owner() {
         lab.run("chown 65534:65534 /run/wireguard && chown 65534 /dev/net/tun");
         lab.run(&format!("{} wg0 && ip link delete wg0", lab.volley_with(NET_ADMIN_ALONE)));
         eventually("it ends", || !socket("wg0").exists());
+    });
+}
+
+/// What hooks, nft and resolvconf may do is what `volley` may do: without that a default route is half made.
+#[test]
+fn programs_that_are_run_may_do_what_volley_may() {
+    lab(&["wg", "ip", "bash", "nft", "setpriv", "python3"], |lab| {
+        lab.run("chmod 666 /dev/net/tun; chown 65534:65534 /run/wireguard . && chmod 755 .");
+        let private = keys(lab).0;
+        let hook = "PostUp = ip route add 198.51.100.0/24 dev %i && sed -n 's/^CapEff:.//p' /proc/self/status > told";
+        let peer = format!("[Peer]\nPublicKey = {}\nAllowedIPs = 0.0.0.0/0, ::/0", keys(lab).1);
+        let interface =
+            format!("[Interface]\nPrivateKey = {private}\nAddress = 10.7.0.1/24, fd07::1/64\n{hook}");
+        lab.file("wg0.conf", &format!("{interface}\n{peer}\n"));
+        lab.run("chown 65534:65534 wg0.conf");
+        let volley = lab.volley_with(NOBODY);
+        // linux/capability.h: VFS_CAP_REVISION_2 with VFS_CAP_FLAGS_EFFECTIVE, then the permitted and inheritable sets.
+        let capability = format!("struct.pack('<5I', 0x2000001, {CAP_NET_ADMIN}, 0, 0, 0)");
+        let file = format!("'{SOCKET_DIR}/volley', 'security.capability'");
+        lab.run(&format!("python3 -c \"import os, struct; os.setxattr({file}, {capability})\""));
+
+        let before = lab.run("ip rule; ip -6 rule; nft list ruleset");
+        lab.run(&format!("{volley} up ./wg0.conf"));
+        assert_eq!(lab.run("cat told"), format!("{CAP_NET_ADMIN:016x}\n"));
+        assert!(lab.run("nft list ruleset").contains("10.7.0.1"));
+        lab.run(&format!("{volley} down ./wg0.conf"));
+        assert_eq!(lab.run("ip rule; ip -6 rule; nft list ruleset"), before);
     });
 }
 

@@ -2,6 +2,7 @@
 //! must have been made is found by the interface and its mark.
 
 use super::{
+    dns,
     file::ConfigFile,
     hooks,
     journal::{Made, Record},
@@ -83,7 +84,7 @@ impl Stop<'_> {
         let failed = steps::undo(net, name, made.iter()).await;
         troubles.extend(report(name, failed).err());
         let mut end = EndSignals::listen()?;
-        troubles.extend(end.unless(hooks::run(&config.interface.hooks.post_down, name)).await.err());
+        troubles.extend(end.unless(self.run(&config.interface.hooks.post_down)).await.err());
         lock.remove();
         let mut troubles = troubles.into_iter();
         troubles.next().map_or(Ok(()), |first| Err(first.and(troubles)))
@@ -92,12 +93,20 @@ impl Stop<'_> {
     /// What is to happen while it is there.
     async fn before(&self) -> Result<(), Trouble> {
         let Self { net, name, config, .. } = *self;
-        hooks::run(&config.interface.hooks.pre_down, name).await?;
+        self.run(&config.interface.hooks.pre_down).await?;
         match self.file {
             Some(file) if config.interface.save && is_alive(&socket_path(name)) => {
                 save::save(net, file, config).await
             }
             _ => Ok(()),
+        }
+    }
+
+    /// Runs hooks. Without the file, there are none.
+    async fn run(&self, hooks: &[String]) -> Result<(), Trouble> {
+        match self.file {
+            Some(file) => hooks::run(hooks, file, self.config).await,
+            None => Ok(()),
         }
     }
 
@@ -110,7 +119,11 @@ impl Stop<'_> {
             return Ok(made);
         }
         // A daemon of which the record says nothing.
-        made.extend(hooks::dns_entry(name, &self.config.interface).map(Made::Dns));
+        let entry = match self.file {
+            Some(_) => dns::entry(name, &self.config.interface),
+            None => dns::entry_of_anybody(name),
+        };
+        made.extend(entry.map(Made::Dns));
         match steps::link(self.net, name).await? {
             Some(link) => {
                 let around = steps::look_around(self.net, name, link.index).await?;

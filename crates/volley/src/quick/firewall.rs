@@ -8,7 +8,7 @@ use std::{fmt, io, process::Stdio};
 
 use ipnet::IpNet;
 
-use super::{hooks::feed, net::Family};
+use super::{children::feed, net::Family};
 use crate::{
     Trouble,
     programs::{command, is_installed},
@@ -65,7 +65,7 @@ impl Firewall {
     }
 
     /// Replaces the interface's.
-    pub(super) fn set(self, interface: &str, addresses: &[IpNet], mark: u32) -> Result<(), Trouble> {
+    pub(super) async fn set(self, interface: &str, addresses: &[IpNet], mark: u32) -> Result<(), Trouble> {
         let Self { family, tool } = self;
         let addresses: Vec<_> =
             addresses.iter().copied().filter(|address| Family::of(address) == family).collect();
@@ -73,18 +73,18 @@ impl Firewall {
             Tool::Nft => nft_script(interface, family, &addresses, mark),
             Tool::Iptables => iptables_script(interface, &addresses, mark),
         };
-        self.run(&script).map_err(|error| {
+        self.run(&script).await.map_err(|error| {
             Trouble::new(format!("cannot set the firewall up with {}: {error}", self.program()))
                 .fix("load the firewall's kernel modules (modprobe nf_tables), or set `Table = off`")
         })
     }
 
     /// Removes the interface's; nothing is not an error.
-    pub(super) fn remove(self, interface: &str) -> Result<(), Trouble> {
+    pub(super) async fn remove(self, interface: &str) -> Result<(), Trouble> {
         let removed = match self.tool {
-            Tool::Nft => self.run(&nft_removal(interface, self.family)),
+            Tool::Nft => self.run(&nft_removal(interface, self.family)).await,
             Tool::Iptables => match removal_script(&self.saved(), interface) {
-                Some(script) => self.run(&script),
+                Some(script) => self.run(&script).await,
                 None => Ok(()),
             },
         };
@@ -100,13 +100,13 @@ impl Firewall {
         }
     }
 
-    fn run(self, script: &str) -> io::Result<()> {
+    async fn run(self, script: &str) -> io::Result<()> {
         let mut program = command(&self.program());
         match self.tool {
             Tool::Nft => program.args(["-f", "-"]),
             Tool::Iptables => program.arg("-n"),
         };
-        feed(&mut program, script)
+        feed(&mut program, script).await
     }
 
     /// What iptables has in all its tables.

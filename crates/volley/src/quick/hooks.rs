@@ -1,30 +1,38 @@
-//! Other people's programs: hooks and resolvconf.
+//! `PreUp` and its like, run as `wg-quick` runs them.
 
 use std::{
-    fs, io,
-    io::Write,
-    process::{Command, Stdio},
+    fs::File,
+    io::{self, Write},
+    os::fd::AsRawFd,
+    process::ExitStatus,
 };
 
-use crate::{Trouble, WithFix, config::Interface, output, programs::command};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use zeroize::Zeroizing;
 
-/// Runs commands with bash, as `wg-quick` does, or with sh where there is no bash. `%i` is the interface.
+use super::{children, file::ConfigFile};
+use crate::{
+    Trouble, WithFix,
+    config::{self, Config, Table},
+    output,
+    programs::command,
+};
+
+/// Runs hooks of `file`, which says `config`, with bash, or with sh where there is no bash. `%i` is the interface.
 ///
-/// Dropped, it kills the shell: a hook that hangs must not keep a start that is interrupted.
-pub(super) async fn run(hooks: &[String], interface: &str) -> Result<(), Trouble> {
+/// Dropped, it kills what runs: a hook that hangs must not keep a start that is interrupted.
+///
+/// # Errors
+/// The first hook that fails: any of its commands does, as under `set -e`.
+pub(super) async fn run(hooks: &[String], file: &ConfigFile, config: &Config) -> Result<(), Trouble> {
     for hook in hooks {
-        let hook = hook.replace("%i", interface);
+        let hook = hook.replace("%i", &file.interface);
         output::notice(format_args!("[#] {hook}"));
-        let shell = |program| {
-            let mut shell = tokio::process::Command::from(command(program));
-            shell.args(["-c", &hook]).kill_on_drop(true).spawn()
+        let status = match bash(&hook, file, config).await {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => sh(&hook, file, config).await,
+            status => status,
         };
-        let child = match shell("bash") {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => shell("sh"),
-            child => child,
-        };
-        let mut child = child.or_trouble("cannot start a shell for a hook")?;
-        let status = child.wait().await.or_trouble("cannot wait for a hook")?;
+        let status = status.or_trouble("cannot run a shell for a hook")?;
         if !status.success() {
             return Err(Trouble::new(format!("the hook `{hook}` failed: {status}")));
         }
@@ -32,54 +40,87 @@ pub(super) async fn run(hooks: &[String], interface: &str) -> Result<(), Trouble
     Ok(())
 }
 
-/// Gives the name servers to the system.
-pub(super) fn set_dns(name: &str, interface: &Interface) -> Result<(), Trouble> {
-    let (servers, domains) = (&interface.dns, &interface.dns_search);
-    if servers.is_empty() && domains.is_empty() {
-        return Ok(());
-    }
-    let mut lines: String = servers.iter().map(|server| format!("nameserver {server}\n")).collect();
-    if !domains.is_empty() {
-        lines += &format!("search {}\n", domains.join(" "));
-    }
-    feed(command("resolvconf").args(["-a", &resolvconf_name(name), "-m", "0", "-x"]), &lines).map_err(
-        |error| {
-            Trouble::new(format!("cannot set DNS with resolvconf: {error}"))
-                .fix("install resolvconf (openresolv or systemd-resolved's), or take DNS out of the file")
-        },
-    )
+/// With what stands before a hook in `wg-quick`.
+async fn bash(hook: &str, file: &ConfigFile, config: &Config) -> io::Result<ExitStatus> {
+    let lists = lists(config);
+    let known =
+        Zeroizing::new(format!("{}{lists}WG_CONFIG={}\n", words(hook, file, config), *wg_config(file)));
+    let known = readable(&known)?;
+    let number = known.as_raw_fd();
+    let script = format!(
+        "set -e -o pipefail; shopt -s extglob; eval \"$(cat <&{number})\"; exec {number}<&-; (eval \"$hook\")"
+    );
+    children::run(command("bash").args(["-c", &script, "volley"]).env("LC_ALL", "C")).await
 }
 
-/// The name of the interface's entry at resolvconf, if it gives anything to the system.
-pub(super) fn dns_entry(name: &str, interface: &Interface) -> Option<String> {
-    let gives = !(interface.dns.is_empty() && interface.dns_search.is_empty());
-    gives.then(|| resolvconf_name(name))
+/// The nearest to it that any shell can do.
+async fn sh(hook: &str, file: &ConfigFile, config: &Config) -> io::Result<ExitStatus> {
+    let known = readable(&words(hook, file, config))?;
+    let number = known.as_raw_fd();
+    let script = format!(
+        "set -e; if (set -o pipefail) 2>/dev/null; then set -o pipefail; fi; \
+         eval \"$(cat /proc/self/fd/{number})\"; (eval \"$hook\")"
+    );
+    children::run(command("sh").args(["-c", &script, "volley"]).env("LC_ALL", "C")).await
 }
 
-/// Takes an entry back; one that is gone is no error to resolvconf.
-pub(super) fn unset_dns(entry: &str) -> Result<(), Trouble> {
-    let taken = feed(command("resolvconf").args(["-d", entry, "-f"]), "");
-    taken.or_trouble("cannot take the name servers back with resolvconf")
+/// What the shell is to read, as a file in memory that it gets: a command line can be read by everybody, and has an end.
+fn readable(text: &str) -> io::Result<File> {
+    let mut file = File::from(memfd_create("hook", MFdFlags::empty())?);
+    file.write_all(text.as_bytes())?;
+    io::Seek::rewind(&mut file)?;
+    Ok(file)
 }
 
-/// resolvconf may order interfaces by the first part of a dotted name.
-fn resolvconf_name(name: &str) -> String {
-    let order = fs::read_to_string("/etc/resolvconf/interface-order").unwrap_or_default();
-    let plain = |prefix: &&str| {
-        !prefix.is_empty() && prefix.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+/// The variables of `wg-quick` that are words, as assignments, and the hook among them.
+fn words(hook: &str, file: &ConfigFile, config: &Config) -> String {
+    let interface = &config.interface;
+    let table = match &interface.table {
+        Table::Auto => "",
+        Table::Off => "off",
+        Table::Named(table) => table,
     };
-    match order.lines().filter_map(|line| line.strip_suffix('*')).find(plain) {
-        Some(prefix) => format!("{prefix}.{name}"),
-        None => name.to_owned(),
-    }
+    let mtu = interface.mtu.map_or_else(String::new, |mtu| mtu.to_string());
+    let words = [
+        ("PROGRAM", "volley"),
+        ("INTERFACE", &file.interface),
+        ("CONFIG_FILE", &file.path.to_string_lossy()),
+        ("MTU", &mtu),
+        ("TABLE", table),
+        ("SAVE_CONFIG", if interface.save { "1" } else { "0" }),
+        ("hook", hook),
+    ];
+    words.map(|(name, value)| format!("{name}={}\n", *quoted(value))).concat()
 }
 
-/// Runs a program that must succeed with `input` on its stdin.
-pub(super) fn feed(command: &mut Command, input: &str) -> io::Result<()> {
-    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn()?;
-    if let Some(mut stdin) = child.stdin.take() {
-        stdin.write_all(input.as_bytes())?;
-    }
-    let status = child.wait()?;
-    if status.success() { Ok(()) } else { Err(io::Error::other(status.to_string())) }
+/// Those that are lists.
+fn lists(config: &Config) -> String {
+    let interface = &config.interface;
+    let addresses: Vec<_> = interface.addresses.iter().map(ToString::to_string).collect();
+    let hooks = &interface.hooks;
+    let lists = [
+        ("ADDRESSES", &addresses),
+        ("DNS", &interface.dns),
+        ("DNS_SEARCH", &interface.dns_search),
+        ("PRE_UP", &hooks.pre_up),
+        ("POST_UP", &hooks.post_up),
+        ("PRE_DOWN", &hooks.pre_down),
+        ("POST_DOWN", &hooks.post_down),
+    ];
+    let list = |(name, values): (&str, &Vec<String>)| {
+        let values: String = values.iter().map(|value| format!("{} ", *quoted(value))).collect();
+        format!("{name}=( {values})\n")
+    };
+    lists.map(list).concat()
+}
+
+/// The file as `wg` is given it, with its keys.
+fn wg_config(file: &ConfigFile) -> Zeroizing<String> {
+    let text = config::strip(file.text());
+    quoted(text.strip_suffix('\n').unwrap_or(&text))
+}
+
+fn quoted(value: &str) -> Zeroizing<String> {
+    let escaped = Zeroizing::new(value.replace('\'', r"'\''"));
+    Zeroizing::new(format!("'{}'", *escaped))
 }

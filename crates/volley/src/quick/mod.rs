@@ -5,6 +5,8 @@
 //! steps; [`steps`] carries each of them out when the [`journal`] has it written down, and undoes what a journal says:
 //! in the middle of a start that fails, at its regular end, or after somebody has died.
 
+mod children;
+mod dns;
 mod down;
 mod file;
 mod firewall;
@@ -46,18 +48,17 @@ pub(crate) fn up(argument: &str, running: bool, foreground: bool) -> Result<(), 
     let config = file.parse()?;
     let name = &file.interface;
     require_privilege()?;
-    let update = resolve::update(&config)?;
     run(async {
         let net = Net::open().or_trouble("cannot open a netlink socket")?;
         let mut end = EndSignals::listen()?;
         let lock = end.unless(Lock::of_interface(name)).await?;
-        let start = Start { net: &net, name, config: &config, running, lock: &lock };
+        let start = Start { net: &net, file: &file, config: &config, running, lock: &lock };
         if let Err(trouble) = start.clear_the_way().await {
             lock.remove();
             return Err(trouble);
         }
         let mut journal = Journal::create(name)?;
-        let started = end.unless(start.bring_up(&mut journal, &update)).await;
+        let started = end.unless(start.bring_up(&mut journal)).await;
         let daemon = match started {
             Ok(daemon) => daemon,
             Err(trouble) => {

@@ -6,8 +6,8 @@ use io_runtime::DeviceUpdate;
 use tokio::{io::AsyncReadExt, net::UnixStream, time::timeout};
 
 use super::{
+    dns,
     firewall::Firewall,
-    hooks,
     journal::{Journal, Link, Made, Record},
     locks::Lock,
     net::{Family, Net},
@@ -83,7 +83,7 @@ pub(super) async fn carry_out(
             let firewall = Firewall::of(*family)?;
             journal.write_down(Made::Firewall(firewall))?;
             let addresses = net.addresses(index).await.or_trouble("cannot list addresses")?;
-            firewall.set(name, &addresses, *mark)
+            firewall.set(name, &addresses, *mark).await
         }
     }
 }
@@ -106,9 +106,9 @@ pub(super) async fn undo(
     let has_link = made.iter().any(|made| matches!(made, Made::Link(_)));
     for made in made.into_iter().rev() {
         let undone = match made {
-            Made::Dns(entry) => hooks::unset_dns(entry),
+            Made::Dns(entry) => dns::unset(entry).await,
             Made::Rule(rule) => net.delete_rule(rule).await.or_trouble("cannot remove a routing rule"),
-            Made::Firewall(firewall) => firewall.remove(name),
+            Made::Firewall(firewall) => firewall.remove(name).await,
             Made::ValidMark(before) => restore_valid_mark(net, name, before).await,
             Made::Link(link) => {
                 lock = None;

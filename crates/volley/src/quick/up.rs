@@ -5,12 +5,14 @@ use std::{fs, process::Child};
 use io_runtime::DeviceUpdate;
 
 use super::{
+    dns,
+    file::ConfigFile,
     hooks,
     journal::{Journal, Link, Made, Record},
     locks::Lock,
     net::Net,
     plan::{self, Target},
-    report, steps,
+    report, resolve, steps,
 };
 use crate::{
     Trouble, WithFix,
@@ -28,7 +30,8 @@ const ETHERNET_MTU: u32 = 1_500;
 /// One interface that is to come up, its lock held.
 pub(super) struct Start<'a> {
     pub(super) net: &'a Net,
-    pub(super) name: &'a str,
+    pub(super) file: &'a ConfigFile,
+    /// What it says.
     pub(super) config: &'a Config,
     /// Its daemon is there already.
     pub(super) running: bool,
@@ -36,10 +39,14 @@ pub(super) struct Start<'a> {
 }
 
 impl Start<'_> {
+    fn name(&self) -> &str {
+        &self.file.interface
+    }
+
     /// Refuses what is there, and undoes what is left of an earlier start that did not come to its end, or whose daemon
     /// was killed.
     pub(super) async fn clear_the_way(&self) -> Result<(), Trouble> {
-        let name = self.name;
+        let name = self.name();
         let taken = |what: &str| {
             Trouble::new(format!("{what} `{name}` exists already"))
                 .fix(format!("take it down first: volley down {name}"))
@@ -71,7 +78,7 @@ impl Start<'_> {
 
     /// The interface whose daemon somebody else has started.
     async fn running_link(&self) -> Result<Link, Trouble> {
-        let name = self.name;
+        let name = self.name();
         let socket = socket_path(name);
         if !is_alive(&socket) {
             return Err(Trouble::new(format!("no daemon runs for `{name}`"))
@@ -86,14 +93,12 @@ impl Start<'_> {
     /// Makes the interface and all that goes with it. Gives the daemon, if this has started it.
     ///
     /// Dropped, or failing, it leaves what is in `journal`.
-    pub(super) async fn bring_up(
-        &self,
-        journal: &mut Journal,
-        update: &DeviceUpdate,
-    ) -> Result<Option<Child>, Trouble> {
-        let Self { net, name, config, .. } = *self;
-        let interface = &config.interface;
-        hooks::run(&interface.hooks.pre_up, name).await?;
+    pub(super) async fn bring_up(&self, journal: &mut Journal) -> Result<Option<Child>, Trouble> {
+        let Self { net, file, config, .. } = *self;
+        let (name, interface) = (self.name(), &config.interface);
+        hooks::run(&interface.hooks.pre_up, file, config).await?;
+        // Only now: a hook may have brought the network up, or the name.
+        let update = &resolve::update(config).await?;
         let daemon = if self.running { None } else { Some(self.launch(journal)?) };
         let link = steps::link(self.net, name)
             .await?
@@ -109,12 +114,13 @@ impl Start<'_> {
             None => suitable_mtu(net, update).await,
         };
         net.set_up(index, mtu).await.or_trouble(format!("cannot bring `{name}` up with an MTU of {mtu}"))?;
-        if let Some(entry) = hooks::dns_entry(name, interface) {
-            journal.write_down(Made::Dns(entry))?;
-            hooks::set_dns(name, interface)?;
+        dns::warn(interface);
+        if let Some(entry) = dns::entry(name, interface) {
+            journal.write_down(Made::Dns(entry.clone()))?;
+            dns::set(&entry, interface).await?;
         }
         self.add_routes(journal, index).await?;
-        hooks::run(&interface.hooks.post_up, name).await?;
+        hooks::run(&interface.hooks.post_up, file, config).await?;
         journal.complete()?;
         Ok(daemon)
     }
@@ -123,11 +129,12 @@ impl Start<'_> {
         let lock = self.lock.shared().or_trouble("cannot pass the lock on")?;
         journal.write_down(Made::Daemon)?;
         // If there is one now, it is somebody else's.
-        daemon::launch(self.name, lock).inspect_err(|_| journal.withdraw())
+        daemon::launch(self.name(), lock).inspect_err(|_| journal.withdraw())
     }
 
     async fn add_routes(&self, journal: &mut Journal, index: u32) -> Result<(), Trouble> {
-        let Self { net, name, config, .. } = *self;
+        let Self { net, config, .. } = *self;
+        let name = self.name();
         let target = match &config.interface.table {
             Table::Off => return Ok(()),
             Table::Auto => Target::Auto,
