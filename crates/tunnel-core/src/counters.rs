@@ -75,6 +75,8 @@ counters! {
         tx_handshake_expired,
         /// tx: waited for a peer that was removed, or whose key or endpoint went away.
         tx_peer_gone,
+        /// tx: the interface was set down, or is down.
+        tx_link_down,
         /// tx: a handshake message or keepalive that found the sink and the control queue full.
         tx_control_full,
         /// rx: not a WireGuard message.
@@ -101,6 +103,8 @@ counters! {
         rx_bad_source,
         /// rx: the tunnel has no private key.
         rx_no_private_key,
+        /// rx: the interface is down.
+        rx_link_down,
         /// rx: the caller's buffer was smaller than the datagram.
         rx_small_buffer,
         /// rx: refused for a reason that this version does not know.

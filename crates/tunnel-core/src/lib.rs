@@ -7,6 +7,7 @@ mod control;
 mod counters;
 mod deadlines;
 mod inner;
+mod link;
 mod peer;
 mod peer_table;
 mod persistent_keepalive;

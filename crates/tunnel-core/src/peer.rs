@@ -379,8 +379,13 @@ impl<S: Session> Peer<S> {
     /// Leaves nothing behind that sends, waits or wakes.
     pub(crate) fn shut_down(&mut self, shared: &mut Shared) {
         self.session = None;
-        self.undone = false;
         shared.counters.drops.tx_peer_gone += self.waiting.clear(&mut shared.waiting);
+        self.stand_still(shared);
+    }
+
+    /// Nothing is due.
+    pub(crate) fn stand_still(&mut self, shared: &mut Shared) {
+        self.undone = false;
         shared.deadlines.set(self.index, &mut self.scheduled, None);
     }
 

@@ -51,6 +51,8 @@ pub struct Tunnel<I: Identity> {
     pub(crate) allowed_ips: AllowedIps,
     pub(crate) shared: Shared,
     pub(crate) max_peers: usize,
+    /// The interface is; see `link`.
+    pub(crate) is_up: bool,
     /// How many peers were ever created.
     pub(crate) created: u64,
 }
@@ -65,6 +67,7 @@ impl<I: Identity> Tunnel<I> {
             allowed_ips: AllowedIps::default(),
             shared: Shared::new(&config),
             max_peers: config.max_peers.min(PeerTable::<Peer<I::Session>>::CAPACITY),
+            is_up: true,
             created: 0,
         }
     }
@@ -87,6 +90,10 @@ impl<I: Identity> Tunnel<I> {
     ) -> Result<(), SinkFull> {
         self.flush_control(now, sink)?;
         let drops = &mut self.shared.counters.drops;
+        if !self.is_up {
+            drops.tx_link_down += 1;
+            return Ok(());
+        }
         let Some(inner) = Inner::parse(packet) else {
             drops.tx_malformed += 1;
             return Ok(());
@@ -121,6 +128,10 @@ impl<I: Identity> Tunnel<I> {
         now: Instant,
         sink: &mut S,
     ) -> Option<usize> {
+        if !self.is_up {
+            self.shared.counters.drops.rx_link_down += 1;
+            return None;
+        }
         let _ = self.flush_control(now, sink); // if the sink is full, what this datagram causes is kept too
         if out.len() < datagram.len().max(MAX_CONTROL_LEN) {
             self.shared.counters.drops.rx_small_buffer += 1;
@@ -167,6 +178,9 @@ impl<I: Identity> Tunnel<I> {
 
     /// Runs every deadline that has passed. Calling it early or often is harmless.
     pub fn handle_timeout<S: DatagramSink>(&mut self, now: Instant, sink: &mut S) {
+        if !self.is_up {
+            return;
+        }
         self.shared.release();
         if self.flush_control(now, sink).is_err() {
             return;
@@ -185,7 +199,7 @@ impl<I: Identity> Tunnel<I> {
     /// When to call [`handle_timeout`](Self::handle_timeout) next; `None` when nothing is pending. Ask
     /// again after every call that takes `now`.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.shared.next_deadline()
+        self.is_up.then(|| self.shared.next_deadline()).flatten()
     }
 
     /// The send to `destination` failed because its pinned local address is no longer ours: stop

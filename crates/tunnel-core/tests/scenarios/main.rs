@@ -13,6 +13,7 @@ mod hostile_input;
 mod idle_peers;
 mod key_change;
 mod last_handshake;
+mod link;
 mod lossy_network;
 mod persistent_keepalive;
 mod preshared_key;
