@@ -31,6 +31,8 @@ pub struct RuntimeConfig {
     /// Have the data plane's threads scheduled as `SCHED_BATCH` (sched(7)), as long as no other program keeps
     /// the processors busy. See docs/threads.md.
     pub sched_batch: bool,
+    /// Answer packets that cannot go with ICMP errors.
+    pub icmp_unreachable: bool,
     /// Initial UDP port, 0 for any.
     pub listen_port: u16,
     /// Initial SO_MARK, 0 for none.
@@ -48,6 +50,7 @@ impl Default for RuntimeConfig {
             udp_gro: true,
             tun_coalesce: true,
             sched_batch: true,
+            icmp_unreachable: true,
             listen_port: 0,
             fwmark: 0,
             mtu: 1420,

@@ -76,6 +76,8 @@ counters! {
         tun_unreadable,
         /// Packets from the TUN that found the UDP side full, although the loop stops reading in time.
         tun_overrun,
+        /// ICMP errors for the TUN, which took nothing more.
+        tun_blocked,
         /// Frames for the TUN while the interface was down.
         tun_down,
         /// Frames the TUN refused for another reason.

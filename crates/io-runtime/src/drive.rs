@@ -11,7 +11,7 @@ use std::{
 use encrypt::Identity;
 use gso_queue::{DEFAULT_SEGMENTS, GsoQueue, QueueConfig};
 use tun_device::Segments;
-use tunnel_core::{Tunnel, TunnelConfig};
+use tunnel_core::{MAX_ICMP_ERROR_LEN, Sent, Tunnel, TunnelConfig};
 
 use crate::{
     DeviceStatus, DeviceUpdate, Error, Features, IoCounters, RuntimeConfig, Stopped, UpdateError,
@@ -54,6 +54,8 @@ pub(crate) struct DataPlane<I: Identity, P> {
     /// When the loop last learned which sources are ready.
     looked: Instant,
     scheduling: Scheduling,
+    /// Where an ICMP error is made while the frame that causes it is still in use.
+    icmp: [u8; MAX_ICMP_ERROR_LEN],
     requests: Requests,
     config: RuntimeConfig,
     features: Features,
@@ -89,7 +91,11 @@ impl<I: Identity, P: TunPort> DataPlane<I, P> {
         let Sockets { v4, v6, port } = sockets;
         let now = clock::now();
         Ok(Self {
-            tunnel: Tunnel::new(TunnelConfig { mtu: config.mtu, ..TunnelConfig::default() }),
+            tunnel: Tunnel::new(TunnelConfig {
+                mtu: config.mtu,
+                icmp_unreachable: config.icmp_unreachable,
+                ..TunnelConfig::default()
+            }),
             tun,
             queue: GsoQueue::new(QueueConfig { max_segments, ..QueueConfig::DEFAULT }),
             sender: Sender::new(v4, v6, gso, max_segments),
@@ -99,6 +105,7 @@ impl<I: Identity, P: TunPort> DataPlane<I, P> {
             ready: Ready::ALL,
             looked: now,
             scheduling: Scheduling::start(config.sched_batch, now),
+            icmp: [0; MAX_ICMP_ERROR_LEN],
             requests,
             config,
             features,
@@ -142,7 +149,7 @@ impl<I: Identity, P: TunPort> DataPlane<I, P> {
         if !self.ready.tun {
             return Ok(Source::Drained);
         }
-        let Self { tunnel, tun, queue, sender, ready, counters, config, .. } = self;
+        let Self { tunnel, tun, queue, sender, ready, counters, config, icmp, .. } = self;
         let mut bytes = 0;
         for _ in 0..config.batch.max(1) {
             if bytes >= EGRESS_BYTES {
@@ -165,15 +172,19 @@ impl<I: Identity, P: TunPort> DataPlane<I, P> {
                 counters.drops.tun_malformed += 1;
                 continue;
             };
+            let mut unreachable = false;
+            let mut answer = None;
             while let Some(packet) = packets.next() {
                 counters.traffic.tun_packets_read += 1;
-                while tunnel.send(packet, now, queue).is_err() {
-                    flush(sender, queue, tunnel, counters, now);
-                    if queue.free_buffers() == 0 {
-                        counters.drops.tun_overrun += 1;
-                        break;
-                    }
+                let sent = send(packet, tunnel, sender, queue, counters, now);
+                // One answer is enough for a whole super-packet.
+                if sent == Sent::Unreachable && !unreachable {
+                    unreachable = true;
+                    answer = tunnel.answer_unreachable(packet, icmp, now);
                 }
+            }
+            if let Some(len) = answer {
+                write_packet(&icmp[..len], tun, counters, now)?;
             }
         }
         Ok(Source::More)
@@ -334,6 +345,44 @@ impl<I: Identity, P: TunPort> DataPlane<I, P> {
             },
         }
     }
+}
+
+/// Seals a packet, or queues or drops it. A free function, as [`flush`] is: a frame of the TUN's is in use.
+fn send<I: Identity>(
+    packet: &[u8],
+    tunnel: &mut Tunnel<I>,
+    sender: &mut Sender<UdpSocket>,
+    queue: &mut GsoQueue,
+    counters: &mut IoCounters,
+    now: Instant,
+) -> Sent {
+    loop {
+        if let Ok(sent) = tunnel.send(packet, now, queue) {
+            return sent;
+        }
+        flush(sender, queue, tunnel, counters, now);
+        if queue.free_buffers() == 0 {
+            counters.drops.tun_overrun += 1;
+            return Sent::Taken;
+        }
+    }
+}
+
+/// Puts a packet of our own among those for the TUN.
+fn write_packet(
+    packet: &[u8],
+    tun: &mut impl TunPort,
+    counters: &mut IoCounters,
+    now: Instant,
+) -> Result<(), Error> {
+    let Some(coalescer) = tun.output(now, counters)? else {
+        counters.drops.tun_blocked += 1;
+        return Ok(());
+    };
+    coalescer.slot()[..packet.len()].copy_from_slice(packet);
+    let committed = coalescer.commit(packet.len());
+    debug_assert!(committed.is_ok(), "output() gives a coalescer with room");
+    Ok(())
 }
 
 /// A free function, for the loop calls it while it holds a frame of the TUN's.

@@ -18,6 +18,8 @@ pub struct TunnelConfig {
     pub waiting_bytes: usize,
     /// Most bytes that wait for all peers' handshakes together.
     pub waiting_bytes_total: usize,
+    /// Make ICMP errors for packets that cannot go.
+    pub icmp_unreachable: bool,
 }
 
 impl Default for TunnelConfig {
@@ -33,6 +35,7 @@ impl Default for TunnelConfig {
             waiting_bytes: 128 * 1500,
             // Some twenty dead peers at their bound; a tenth of the memory the daemon may use.
             waiting_bytes_total: 4 << 20,
+            icmp_unreachable: true,
         }
     }
 }

@@ -2,6 +2,8 @@
 
 use encrypt::Reject;
 
+use crate::unreachable::Silence;
+
 /// Declares a struct of `u64`s and the table of its names.
 macro_rules! counters {
     ($(#[$meta:meta])* $name:ident { $($(#[$doc:meta])* $field:ident,)* }) => {
@@ -53,6 +55,20 @@ counters! {
         /// Inner packets that are not ECN-capable and whose outer header said "congestion experienced". They
         /// are passed unmarked; many of them mean that something on the path marks everything.
         rx_ce_not_ect,
+        /// ICMP errors made for packets that cannot go.
+        icmp_unreachable_sent,
+        /// Packets that cannot go and were not answered: ICMP errors, which never are.
+        icmp_silent_error,
+        /// Not answered: for more than one host.
+        icmp_silent_multicast,
+        /// Not answered: fragments but the first.
+        icmp_silent_fragment,
+        /// Not answered: from an address that is not one host's, or to one that cannot answer.
+        icmp_silent_address,
+        /// Not answered: headers that end before they tell whether it is an ICMP error.
+        icmp_silent_cut_short,
+        /// Not answered: more than 50 at once, or 1,000 a second.
+        icmp_silent_rate,
     }
 }
 
@@ -109,6 +125,20 @@ counters! {
         rx_small_buffer,
         /// rx: refused for a reason that this version does not know.
         rx_other,
+    }
+}
+
+impl Traffic {
+    /// Counts a packet that cannot go and is not answered.
+    pub(crate) fn count_silence(&mut self, silence: Silence) {
+        *match silence {
+            Silence::IcmpError => &mut self.icmp_silent_error,
+            Silence::Multicast => &mut self.icmp_silent_multicast,
+            Silence::Fragment => &mut self.icmp_silent_fragment,
+            Silence::Address => &mut self.icmp_silent_address,
+            Silence::CutShort => &mut self.icmp_silent_cut_short,
+            Silence::RateLimit => &mut self.icmp_silent_rate,
+        } += 1;
     }
 }
 

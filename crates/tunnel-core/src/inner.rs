@@ -5,9 +5,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use gso_queue::Ecn;
 
 /// Length of an IPv4 header without options (RFC 791 §3.1), bytes.
-const IPV4_HEADER_LEN: usize = 20;
+pub(crate) const IPV4_HEADER_LEN: usize = 20;
 /// Length of an IPv6 header (RFC 8200 §3), bytes.
-const IPV6_HEADER_LEN: usize = 40;
+pub(crate) const IPV6_HEADER_LEN: usize = 40;
 
 /// What an IP header says, checked against the bytes that are really there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

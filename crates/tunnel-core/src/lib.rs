@@ -13,10 +13,12 @@ mod peer_table;
 mod persistent_keepalive;
 mod shared;
 mod tunnel;
+mod unreachable;
 mod update;
 mod waiting;
 
 pub use config::{AllowedIpUpdate, PeerStatus, PeerUpdate, TunnelConfig, TunnelUpdate};
 pub use counters::{Counters, Drops, Traffic};
-pub use tunnel::{Arrival, SinkFull, Tunnel};
+pub use tunnel::{Arrival, Sent, SinkFull, Tunnel};
+pub use unreachable::MAX_ICMP_ERROR_LEN;
 pub use update::UpdateError;

@@ -10,7 +10,7 @@ use gso_queue::{AppendError, DatagramSink, Destination, Ecn};
 use tracing::{debug, trace};
 
 use crate::{
-    Arrival, SinkFull,
+    Arrival, Sent, SinkFull,
     deadlines::Scheduled,
     inner::{self, Inner},
     persistent_keepalive::PersistentKeepalive,
@@ -86,10 +86,10 @@ impl<S: Session> Peer<S> {
         now: Instant,
         shared: &mut Shared,
         sink: &mut K,
-    ) -> Result<(), SinkFull> {
+    ) -> Result<Sent, SinkFull> {
         let Some(endpoint) = self.endpoint else {
             shared.counters.drops.tx_no_endpoint += 1;
-            return Ok(());
+            return Ok(Sent::Unreachable);
         };
         if self.is_live() {
             self.flush_waiting(now, shared, sink)?;
@@ -99,11 +99,11 @@ impl<S: Session> Peer<S> {
                 Sealed::Sent => {
                     self.count_sent_packet(plaintext.len(), shared);
                     self.after_sealing(now, shared, sink);
-                    return Ok(());
+                    return Ok(Sent::Taken);
                 }
                 Sealed::TooBig => {
                     shared.counters.drops.tx_too_big += 1;
-                    return Ok(());
+                    return Ok(Sent::Taken);
                 }
                 Sealed::NeedsHandshake => {}
             }
@@ -113,7 +113,7 @@ impl<S: Session> Peer<S> {
         self.run_session_timers(now, shared, sink)?;
         self.initiate(now, shared, sink)?;
         shared.counters.drops.tx_waiting_full += self.waiting.push(packet, &mut shared.waiting);
-        Ok(())
+        Ok(Sent::Taken)
     }
 
     /// What a datagram from this peer may have changed: packets that waited may go, and timers run.

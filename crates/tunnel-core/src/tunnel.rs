@@ -18,6 +18,7 @@ use crate::{
     peer::Peer,
     peer_table::PeerTable,
     shared::Shared,
+    unreachable::{Answers, MAX_ICMP_ERROR_LEN},
 };
 
 /// How a datagram came in.
@@ -38,6 +39,16 @@ impl Arrival {
     }
 }
 
+/// What became of a packet that [`Tunnel::send`] took.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sent {
+    /// It was sealed, or waits for a handshake, or was dropped without anybody being told.
+    Taken,
+    /// It was dropped: no peer is allowed to have it, or its peer's endpoint is not known. Its sender may be
+    /// told: see [`Tunnel::answer_unreachable`].
+    Unreachable,
+}
+
 /// The sink took nothing: flush it, then send the same packet again. Nothing was consumed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the sink is full: flush it, then send the same packet again")]
@@ -53,6 +64,8 @@ pub struct Tunnel<I: Identity> {
     pub(crate) max_peers: usize,
     /// The interface is; see `link`.
     pub(crate) is_up: bool,
+    /// `None` if nobody is told.
+    answers: Option<Answers>,
     /// How many peers were ever created.
     pub(crate) created: u64,
 }
@@ -68,6 +81,7 @@ impl<I: Identity> Tunnel<I> {
             shared: Shared::new(&config),
             max_peers: config.max_peers.min(PeerTable::<Peer<I::Session>>::CAPACITY),
             is_up: true,
+            answers: config.icmp_unreachable.then(Answers::default),
             created: 0,
         }
     }
@@ -80,6 +94,9 @@ impl<I: Identity> Tunnel<I> {
     /// Takes one IP packet from the TUN: sealed into `sink`, or queued for a handshake, or dropped and
     /// counted. Bytes behind the length in the packet's own header are ignored.
     ///
+    /// A packet that is [`Sent::Unreachable`] may be answered, with
+    /// [`answer_unreachable`](Self::answer_unreachable).
+    ///
     /// # Errors
     /// Only when the sink is full: flush it and send the same packet again; nothing was consumed.
     pub fn send<S: DatagramSink>(
@@ -87,31 +104,57 @@ impl<I: Identity> Tunnel<I> {
         packet: &[u8],
         now: Instant,
         sink: &mut S,
-    ) -> Result<(), SinkFull> {
+    ) -> Result<Sent, SinkFull> {
         self.flush_control(now, sink)?;
         let drops = &mut self.shared.counters.drops;
         if !self.is_up {
             drops.tx_link_down += 1;
-            return Ok(());
+            return Ok(Sent::Taken);
         }
         let Some(inner) = Inner::parse(packet) else {
             drops.tx_malformed += 1;
-            return Ok(());
+            return Ok(Sent::Taken);
         };
         let Some(index) = self.allowed_ips.route(inner.destination) else {
             drops.tx_no_route += 1;
-            return Ok(());
+            return Ok(Sent::Unreachable);
         };
         let Some(identity) = &mut self.identity else {
             drops.tx_no_private_key += 1;
-            return Ok(());
+            return Ok(Sent::Taken);
         };
         let Some(peer) = self.peers.get_mut(index) else {
             debug_assert!(false, "allowed IPs name only peers that are there");
             drops.tx_no_route += 1;
-            return Ok(());
+            return Ok(Sent::Unreachable);
         };
         peer.send(&packet[..inner.len], inner.ecn, identity, now, &mut self.shared, sink)
+    }
+
+    /// Writes the ICMP error, for the TUN, that tells the sender of `packet` that it cannot go: "host
+    /// unreachable", or over IPv6 "address unreachable", from the packet's own destination. `None` where none
+    /// may be sent (RFC 1122 §3.2.2, RFC 4443 §2.4), or not so many; that is counted. Always `None`, and not
+    /// counted, without [`TunnelConfig::icmp_unreachable`].
+    ///
+    /// Once is enough for packets that came as one super-packet: they have one sender, and one destination.
+    pub fn answer_unreachable(
+        &mut self,
+        packet: &[u8],
+        out: &mut [u8; MAX_ICMP_ERROR_LEN],
+        now: Instant,
+    ) -> Option<usize> {
+        let answers = self.answers.as_mut()?;
+        let traffic = &mut self.shared.counters.traffic;
+        match answers.answer(packet, &Inner::parse(packet)?, out, now) {
+            Ok(len) => {
+                traffic.icmp_unreachable_sent += 1;
+                Some(len)
+            }
+            Err(silence) => {
+                traffic.count_silence(silence);
+                None
+            }
+        }
     }
 
     /// Takes one UDP datagram. `out` must be at least as long as the datagram, and at least

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use encrypt::deterministic::InsecureIdentity;
 use gso_queue::{AppendError, DatagramSink, Destination};
-use tunnel_core::SinkFull;
+use tunnel_core::{Sent, SinkFull};
 
 use crate::{
     netem::Random,
@@ -54,7 +54,7 @@ fn a_refused_packet_uses_no_counter_and_may_be_sent_again() {
     let mut sent = 0;
     while sent < 10 {
         match world.nodes[A].tunnel.send(&ping(A, B, sent), now, &mut sink) {
-            Ok(()) => sent += 1,
+            Ok(_) => sent += 1,
             Err(SinkFull) => {
                 for datagram in sink.flush(&world.nodes[A]) {
                     world.arrive(B, &datagram.bytes, datagram.arrival());
@@ -131,7 +131,7 @@ fn waiting_packets_that_do_not_fit_go_on_waiting_in_order() {
         sent.extend(sink.flush(&world.nodes[A]));
     }
     sink.room = 1;
-    assert_eq!(world.nodes[A].tunnel.send(&ping(A, B, 10), now, &mut sink), Ok(()));
+    assert_eq!(world.nodes[A].tunnel.send(&ping(A, B, 10), now, &mut sink), Ok(Sent::Taken));
     sent.extend(sink.flush(&world.nodes[A]));
     for datagram in &sent {
         world.arrive(B, &datagram.bytes, datagram.arrival());
@@ -225,7 +225,7 @@ fn whatever_room_the_sink_has_every_packet_arrives_in_order() {
             world.now += pause;
             let now = world.now;
             let a = &mut world.nodes[A].tunnel;
-            if sent < 60 && random.below(3) > 0 && a.send(&ping(A, B, sent), now, &mut sink) == Ok(()) {
+            if sent < 60 && random.below(3) > 0 && a.send(&ping(A, B, sent), now, &mut sink).is_ok() {
                 sent += 1;
             }
             if a.poll_timeout().is_some_and(|at| at <= now) {

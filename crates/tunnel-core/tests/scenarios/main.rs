@@ -22,6 +22,7 @@ mod roaming;
 mod soak;
 mod source_check;
 mod under_load;
+mod unreachable;
 mod updates;
 mod waiting_queue;
 

@@ -61,6 +61,10 @@ pub struct DaemonArgs {
     #[arg(long, env = "VOLLEY_NO_SCHED_BATCH", value_parser = switch, action = ArgAction::SetTrue)]
     pub no_sched_batch: bool,
 
+    /// Drop packets that no peer may have, or whose peer has no endpoint, without telling their sender by ICMP.
+    #[arg(long, env = "VOLLEY_NO_ICMP_UNREACHABLE", value_parser = switch, action = ArgAction::SetTrue)]
+    pub no_icmp_unreachable: bool,
+
     /// Serve Prometheus metrics at http://ADDR/metrics. A bare port means the loopback: keep it there, or
     /// others learn who your peers are.
     #[arg(long, value_name = "ADDR", env = "VOLLEY_METRICS", value_parser = metrics::listen_addr)]
@@ -106,6 +110,7 @@ impl DaemonArgs {
             udp_gro: !self.no_udp_gro,
             tun_coalesce: !self.no_tun_offload && !self.no_tun_coalesce,
             sched_batch: !self.no_sched_batch,
+            icmp_unreachable: !self.no_icmp_unreachable,
             listen_port: self.listen_port,
             fwmark: 0,
             mtu,
