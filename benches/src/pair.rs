@@ -80,7 +80,7 @@ impl<I: Identity> Side<I> {
     /// # Errors
     /// If not.
     pub fn try_send(&mut self, packet: &[u8], now: Instant) -> Result<(), SinkFull> {
-        self.tunnel.send(packet, now, &mut self.queue)
+        self.tunnel.send(packet, now, &mut self.queue).map(drop)
     }
 
     /// Gives every queued datagram to `other`, and every packet that comes out there to `accept`.
