@@ -14,15 +14,19 @@ use nix::{
     sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout},
 };
 
-use crate::udp::{Family, Sockets, UdpSocket};
+use crate::{
+    clock::SleepWatch,
+    udp::{Family, Sockets, UdpSocket},
+};
 
 /// How the kernel names a source to us.
 const TUN: u64 = 0;
 const V4: u64 = 1;
 const V6: u64 = 2;
 const ALARM: u64 = 3;
+const SLEEP: u64 = 4;
 /// As many as there are sources.
-const EVENTS: usize = 4;
+const EVENTS: usize = 5;
 
 /// The sources that may have something: they said so, and were not drained since. Asking any other would
 /// cost a system call for nothing.
@@ -63,7 +67,7 @@ pub(crate) struct Woken {
     pub(crate) v4_writable: bool,
     /// The same.
     pub(crate) v6_writable: bool,
-    /// The alarm rang.
+    /// The alarm rang, or the machine has slept.
     pub(crate) alarm: bool,
     /// Nothing happened in all that time, or a signal came in between.
     pub(crate) nothing: bool,
@@ -73,6 +77,8 @@ pub(crate) struct Woken {
 #[derive(Debug)]
 pub(crate) struct Poller {
     epoll: Epoll,
+    /// `None` where there is no such thing: deadlines may then be late by one wait after a sleep, no more.
+    _sleep: Option<SleepWatch>,
     /// Whose writability is asked for.
     v4_watched: bool,
     v6_watched: bool,
@@ -82,7 +88,13 @@ impl Poller {
     pub(crate) fn new(alarm: BorrowedFd<'_>) -> io::Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         epoll.add(alarm, readable(ALARM))?;
-        Ok(Self { epoll, v4_watched: false, v6_watched: false })
+        let sleep = SleepWatch::new().and_then(|sleep| {
+            epoll.add(&sleep, readable(SLEEP))?;
+            Ok(sleep)
+        });
+        let sleep =
+            sleep.inspect_err(|error| tracing::debug!(%error, "the machine's sleep is not noticed at once"));
+        Ok(Self { epoll, _sleep: sleep.ok(), v4_watched: false, v6_watched: false })
     }
 
     pub(crate) fn add_tun(&self, tun: BorrowedFd<'_>) -> io::Result<()> {

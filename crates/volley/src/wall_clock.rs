@@ -1,11 +1,11 @@
-//! Wall-clock time for instants of the monotonic clock.
+//! Wall-clock time for instants of the data plane's clock. Both go on while the machine sleeps.
 
 use std::{
     sync::{Mutex, PoisonError},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-/// Turns readings of the monotonic clock into wall-clock time, always the same for the same reading:
+/// Turns readings of the data plane's clock into wall-clock time, always the same for the same reading:
 /// scripts compare handshake times to see whether there was a new one.
 #[derive(Debug)]
 pub(crate) struct WallClock(Mutex<Anchor>);
@@ -32,7 +32,11 @@ impl WallClock {
     }
 
     /// Follows the system's clock if somebody has set it.
-    pub(crate) fn adjust(&self, instant: Instant, time: Duration) {
+    pub(crate) fn follow(&self) {
+        self.adjust(io_runtime::clock::now(), since_epoch());
+    }
+
+    fn adjust(&self, instant: Instant, time: Duration) {
         if self.time_of(instant).abs_diff(time) > Self::TOLERANCE {
             *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Anchor { instant, time };
         }
@@ -71,6 +75,17 @@ mod tests {
 
         clock.adjust(start + seconds(20), seconds(90_020));
         assert_eq!(clock.time_of(start + seconds(5)), seconds(90_005));
+        clock.adjust(start + seconds(30), seconds(530));
+        assert_eq!(clock.time_of(start + seconds(5)), seconds(505), "set back: as long ago as it was");
+    }
+
+    #[test]
+    fn a_sleep_passes_on_both_clocks_and_moves_nothing() {
+        let start = io_runtime::clock::now();
+        let clock = WallClock::new(start, Duration::from_secs(1_000));
+        let asleep = Duration::from_secs(400);
+        clock.adjust(start + asleep, Duration::from_secs(1_000) + asleep);
+        assert_eq!(clock.time_of(start), Duration::from_secs(1_000));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use tracing::warn;
 
 use crate::{
     uapi::{Device, Errno, Peer, Status, server::Control},
-    wall_clock::{WallClock, since_epoch},
+    wall_clock::WallClock,
 };
 
 /// Adapts a [`Handle`].
@@ -27,7 +27,7 @@ impl DeviceControl {
 impl Control for DeviceControl {
     async fn get(&self) -> Result<Device, Errno> {
         let status = self.handle.status().await.map_err(|_| Errno::Io)?;
-        self.clock.adjust(status.now, since_epoch());
+        self.clock.follow();
         Ok(device(status, &self.clock))
     }
 

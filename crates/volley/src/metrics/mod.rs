@@ -12,10 +12,7 @@ use std::{
 use io_runtime::Handle;
 use tracing::{info, warn};
 
-use crate::{
-    Trouble,
-    wall_clock::{WallClock, since_epoch},
-};
+use crate::{Trouble, wall_clock::WallClock};
 
 /// Reads `--metrics`: `9586` and `:9586` mean the loopback, for who wants the whole network to read along
 /// should have to say so.
@@ -87,7 +84,7 @@ impl Page {
     /// `None` when the data plane has ended.
     async fn render(&self) -> Option<String> {
         let status = self.handle.status().await.ok()?;
-        self.clock.adjust(status.now, since_epoch());
+        self.clock.follow();
         Some(exposition::render(&self.interface, &status, &self.clock))
     }
 }

@@ -172,7 +172,8 @@ impl Lab {
         )
     }
 
-    fn daemon_from(&self, mut command: Command, name: &str) -> Daemon {
+    /// The same, with a command of the test's own.
+    pub(crate) fn daemon_from(&self, mut command: Command, name: &str) -> Daemon {
         let log = self.dir.join(format!("{name}.log"));
         command.arg("-f").arg(name).stdout(Stdio::null()).stderr(fs::File::create(&log).expect("a log"));
         let child = command.spawn().expect("the daemon starts");
