@@ -13,7 +13,9 @@ use crate::{MAX_FRAME_LEN, Offloads, Segments, TunDevice};
 /// A device around which every packet, in both directions, is also written to a pcap stream: what
 /// Wireshark and tcpdump read. Super-packets are written as the packets that they stand for.
 ///
-/// Tapping must not harm the traffic: if the stream fails, tapping ends and [`Tap::is_broken`] tells.
+/// Tapping must not harm the traffic: if the stream fails, tapping ends and [`Tap::is_broken`] tells. The
+/// head of the stream and each packet with its header are one call of [`Write::write_all`] each, so that a
+/// writer can see to it that the stream ends with a whole packet.
 pub struct Tap<D, W> {
     device: D,
     now: fn() -> SystemTime,
@@ -25,6 +27,8 @@ struct Pcap<W> {
     out: Option<W>,
     /// A frame's copy, for splitting it.
     scratch: Box<[u8]>,
+    /// A packet behind its header.
+    record: Vec<u8>,
 }
 
 /// The classic format with microseconds, in the writer's byte order (draft-ietf-opsawg-pcap).
@@ -34,23 +38,29 @@ const VERSION: [u16; 2] = [2, 4];
 /// Every packet is an IPv4 or IPv6 packet, told apart by its first nibble.
 const LINKTYPE_RAW: u32 = 101;
 const SNAP_LEN: u32 = 65_535;
+/// Time, and the length as captured and as it was, four bytes each.
+const RECORD_HEADER_LEN: usize = 16;
 
 impl<D, W: Write> Tap<D, W> {
-    /// Writes the file's header. Buffer `out`: packets are written in small pieces. `now` gives the time
-    /// stamps, since this crate reads no clock.
+    /// Writes the file's header. Buffer `out`, or each packet is a system call. `now` gives the time stamps,
+    /// since this crate reads no clock.
     ///
     /// # Errors
     /// `out`'s, for the header.
     pub fn new(device: D, mut out: W, now: fn() -> SystemTime) -> io::Result<Self> {
-        let [major, minor] = VERSION;
-        out.write_all(&MAGIC.to_ne_bytes())?;
-        out.write_all(&major.to_ne_bytes())?;
-        out.write_all(&minor.to_ne_bytes())?;
-        out.write_all(&[0; 8])?; // time zone and accuracy: always zero
-        out.write_all(&SNAP_LEN.to_ne_bytes())?;
-        out.write_all(&LINKTYPE_RAW.to_ne_bytes())?;
+        let mut head = Vec::new();
+        head.extend(MAGIC.to_ne_bytes());
+        head.extend(VERSION.map(u16::to_ne_bytes).as_flattened());
+        head.extend([0; 8]); // time zone and accuracy: always zero
+        head.extend(SNAP_LEN.to_ne_bytes());
+        head.extend(LINKTYPE_RAW.to_ne_bytes());
+        out.write_all(&head)?;
         out.flush()?;
-        let pcap = Pcap { out: Some(out), scratch: vec![0; MAX_FRAME_LEN].into_boxed_slice() };
+        let pcap = Pcap {
+            out: Some(out),
+            scratch: vec![0; MAX_FRAME_LEN].into_boxed_slice(),
+            record: Vec::with_capacity(RECORD_HEADER_LEN + SNAP_LEN as usize),
+        };
         Ok(Self { device, now, pcap: Mutex::new(pcap) })
     }
 
@@ -89,7 +99,8 @@ impl<W: Write> Pcap<W> {
         copy.copy_from_slice(frame);
         let Ok(mut segments) = Segments::new(copy) else { return };
         while let Some(packet) = segments.next() {
-            if write_record(out, packet, since_epoch).is_err() {
+            fill_record(&mut self.record, packet, since_epoch);
+            if out.write_all(&self.record).is_err() {
                 self.out = None;
                 return;
             }
@@ -97,13 +108,12 @@ impl<W: Write> Pcap<W> {
     }
 }
 
-fn write_record(out: &mut impl Write, packet: &[u8], since_epoch: Duration) -> io::Result<()> {
+fn fill_record(record: &mut Vec<u8>, packet: &[u8], since_epoch: Duration) {
     let len = packet.len() as u32;
     let fields = [since_epoch.as_secs() as u32, since_epoch.subsec_micros(), len, len];
-    for field in fields {
-        out.write_all(&field.to_ne_bytes())?;
-    }
-    out.write_all(packet)
+    record.clear();
+    record.extend_from_slice(fields.map(u32::to_ne_bytes).as_flattened());
+    record.extend_from_slice(packet);
 }
 
 impl<D: TunDevice, W: Write + Send + 'static> TunDevice for Tap<D, W> {

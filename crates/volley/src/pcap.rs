@@ -1,8 +1,10 @@
 //! `--pcap`: what crosses the interface, in the clear, in a file for Wireshark and tcpdump.
 
+mod records;
+
 use std::{
     fs::{self, File},
-    io::{self, BufWriter, Read},
+    io::{self, Read},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     sync::{Arc, Weak},
@@ -13,19 +15,17 @@ use nix::fcntl::OFlag;
 use tracing::{info, warn};
 use tun_device::{Tap, TunDevice};
 
+use self::records::Records;
 use crate::{Trouble, wall_clock::since_epoch};
 
 /// Packets reach the file after this long at most, so that a capture can be watched while it grows.
 const FLUSH_EVERY: Duration = Duration::from_secs(1);
 
-/// A super-packet and its neighbours in one write.
-const BUFFER: usize = 256 << 10;
-
 /// How every classic capture begins, in either byte order, with microseconds or nanoseconds.
 const MAGICS: [u32; 4] = [0xa1b2_c3d4, 0xd4c3_b2a1, 0xa1b2_3c4d, 0x4d3c_b2a1];
 
 /// A device that is tapped into a file. Dropped, it writes what it still holds.
-pub(crate) type Tapped<D> = Tap<D, BufWriter<File>>;
+pub(crate) type Tapped<D> = Tap<D, Records<File>>;
 
 /// The file of a capture, before anything is captured.
 #[derive(Debug)]
@@ -55,8 +55,8 @@ impl Capture {
     /// When the file takes not even its header.
     pub(crate) fn tap<D: TunDevice>(self, device: D) -> Result<Arc<Tapped<D>>, Trouble> {
         let now: fn() -> SystemTime = || UNIX_EPOCH + since_epoch();
-        let buffer = BufWriter::with_capacity(BUFFER, self.file);
-        let tap = Tap::new(device, buffer, now).map_err(|error| failed(&self.path, &error))?;
+        let tap =
+            Tap::new(device, Records::new(self.file), now).map_err(|error| failed(&self.path, &error))?;
         info!("what crosses {} is written in the clear to {}", tap.name(), self.path.display());
         Ok(Arc::new(tap))
     }

@@ -171,6 +171,26 @@ fn a_capture_holds_what_crossed_the_interface_and_is_its_owners_alone() {
 }
 
 #[test]
+fn a_capture_whose_disk_is_full_ends_with_a_whole_packet() {
+    lab(&["wg", "ip", "python3", "tcpdump"], |lab| {
+        lab.run("mkdir small && mount -t tmpfs -o size=32k tmpfs small");
+        let (daemon, ..) = one_peer(lab, &["--pcap", "small/full.pcap"]);
+        lab.run(
+            "python3 -c \"import socket; s = socket.socket(2, 2); \
+             [s.sendto(b'x' * 1000, ('10.9.0.2', 9)) for _ in range(100)]\"",
+        );
+        eventually("the capture ends", || daemon.log().contains("the capture has ended: "));
+        let told = lab.sh("tcpdump -nn -r small/full.pcap udp port 9");
+        let (packets, said) = (String::from_utf8_lossy(&told.stdout), String::from_utf8_lossy(&told.stderr));
+        assert!(told.status.success() && !said.contains("truncated"), "{said}");
+        // 24 bytes of head, and 16 with each packet of 1,028. Another packet may have taken one's room.
+        let most = (32 * 1_024 - 24) / (16 + 1_028);
+        let kept = packets.matches("10.9.0.2.9: UDP, length 1000").count();
+        assert!((most - 1..=most).contains(&kept), "{kept} of {most}: {packets}");
+    });
+}
+
+#[test]
 fn a_capture_that_cannot_be_made_is_an_error_with_its_fix_and_leaves_nothing() {
     lab(&["ip"], |lab| {
         lab.file("notes", "not a capture");
