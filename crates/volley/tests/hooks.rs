@@ -2,10 +2,14 @@
 
 mod common;
 
-use std::fs;
+use std::{fs, process::Child};
 
 use common::{Lab, eventually, keys, lab, socket};
 use netlab::Environment;
+use nix::{
+    sys::signal::{Signal, killpg},
+    unistd::Pid,
+};
 
 const TOOLS: &[&str] = &["wg", "ip", "bash"];
 
@@ -39,7 +43,7 @@ fn a_hook_sees_what_it_sees_under_wg_quick() {
             "echo %i $INTERFACE $CONFIG_FILE $MTU $TABLE $SAVE_CONFIG",
             "echo ${ADDRESSES[@]} ${DNS[0]} ${DNS_SEARCH[@]} ${!PRE_UP[@]} ${POST_DOWN[0]} \"${PRE_UP[1]}\"",
             "echo $LC_ALL $-; shopt -p extglob nocasematch || true; set -o | grep -e errexit -e pipefail",
-            "env | grep -c -e ^INTERFACE -e INTERNAL || true; ls /proc/self/fd | wc -w",
+            "env | grep -c -e ^INTERFACE -e INTERNAL || true; ls -l /proc/self/fd | grep memfd || true",
             "echo $BASH_SUBSHELL; x=!(a)b; [[ ac == a!(b) ]] && echo it\\'s extglob",
             "umask; pwd; y='a  b'; echo \"$y\" 'quoted' \\'; echo \"$WG_CONFIG\" | cksum",
             "leaks=1; cd /; exit 0; echo not here",
@@ -99,15 +103,15 @@ fn endpoints_are_resolved_when_pre_up_is_done() {
 
 #[test]
 fn an_endpoint_that_nobody_knows_does_not_hold_up_the_end() {
-    lab(TOOLS, |lab| {
+    lab(&["ip", "bash", "setsid"], |lab| {
         // Nobody answers there: tried again for minutes.
         lab.file("resolv.conf", "nameserver 127.0.0.1\n");
         lab.run("chmod 644 resolv.conf; mount --bind resolv.conf /etc/resolv.conf");
         config(lab, "PreUp = touch $DIR/begun");
         lab.run("printf '[Peer]\\nPublicKey = 8GSxKaJ1R5eRtyJmEFgDpDNW2WVhVtkNgb8xDWQgUG4=\\nEndpoint = no.test:7' >> wg0.conf");
-        let mut up = lab.volley(&["up", "./wg0.conf"]).spawn().expect("it runs");
+        let mut up = up_without_terminal(lab);
         eventually("it has begun", || lab.dir.join("begun").exists());
-        lab.run(&format!("kill -TERM {}", lab.daemon_process(&up)));
+        killpg(Pid::from_raw(up.id() as i32), Signal::SIGTERM).expect("signalled");
         eventually("it ends", || up.try_wait().expect("a child").is_some());
         assert!(is_gone(lab));
     });
@@ -118,21 +122,25 @@ fn what_a_hook_has_started_is_killed_with_it() {
     lab(&["ip", "bash", "setsid"], |lab| {
         let sleep = format!("sleep 60.{}", std::process::id());
         config(lab, &format!("PostUp = {sleep} & touch $DIR/begun; wait"));
-        // Without a terminal: one would interrupt all of them.
-        let mut up = match Environment::current() {
-            Some(Environment::NoTerminal) => lab.volley(&["up", "./wg0.conf"]),
-            _ => lab.command("setsid", &[&lab.program(), "up", "./wg0.conf"]),
-        };
-        let mut up = up.spawn().expect("it runs");
+        let mut up = up_without_terminal(lab);
         eventually("the hook has begun", || lab.dir.join("begun").exists());
         let command_line = sleep.replace(' ', "\0");
         let sleeps = || command_lines().iter().any(|line| line.starts_with(&command_line));
-        assert!(sleeps());
-        lab.run(&format!("kill -INT {}", lab.daemon_process(&up)));
+        eventually("it sleeps", sleeps);
+        killpg(Pid::from_raw(up.id() as i32), Signal::SIGINT).expect("signalled");
         eventually("it ends", || up.try_wait().expect("a child").is_some());
         eventually("nothing runs on", || !sleeps());
         assert!(is_gone(lab));
     });
+}
+
+/// `volley up` in a session and a process group of its own: a terminal's interrupts would reach hooks by themselves.
+fn up_without_terminal(lab: &Lab) -> Child {
+    let mut up = match Environment::current() {
+        Some(Environment::NoTerminal) => lab.volley(&["up", "./wg0.conf"]),
+        _ => lab.command("setsid", &[&lab.program(), "up", "./wg0.conf"]),
+    };
+    up.spawn().expect("it runs")
 }
 
 /// Those of all processes.
