@@ -4,7 +4,11 @@
 mod parse;
 mod print;
 
-use std::{fmt, io, net::SocketAddr};
+use std::{
+    collections::{HashMap, HashSet},
+    fmt, io,
+    net::SocketAddr,
+};
 
 use encrypt::{PresharedKey, PrivateKey, PublicKey};
 use io_runtime::DeviceUpdate;
@@ -18,7 +22,8 @@ pub use parse::{Error, strip};
 pub struct Config {
     /// `[Interface]`.
     pub interface: Interface,
-    /// Every `[Peer]`, in order.
+    /// Every `[Peer]`, in order. Several may be about one peer: what a later one says replaces what an earlier one
+    /// said, and its allowed IPs all of theirs.
     pub peers: Vec<Peer>,
 }
 
@@ -77,12 +82,12 @@ pub struct Hooks {
 pub struct Peer {
     /// `PublicKey`.
     pub public_key: PublicKey,
-    /// `PresharedKey`.
+    /// `PresharedKey`; all zeros clears what an earlier section of the same peer says.
     pub preshared_key: Option<PresharedKey>,
     /// `Endpoint`.
     pub endpoint: Option<Endpoint>,
-    /// `PersistentKeepalive`, seconds; 0 is off.
-    pub persistent_keepalive: u16,
+    /// `PersistentKeepalive`, seconds; 0 is off, as it is where no section of the peer says anything.
+    pub persistent_keepalive: Option<u16>,
     /// `AllowedIPs`.
     pub allowed_ips: Vec<IpNet>,
 }
@@ -115,9 +120,9 @@ impl Config {
         let mut peer_update = |peer: &Peer| {
             let resolved = |endpoint: &Endpoint| resolve(endpoint).map_err(|error| (endpoint.clone(), error));
             Ok(PeerUpdate {
-                preshared_key: Some(peer.preshared_key.clone()),
+                preshared_key: peer.preshared_key.clone().map(|key| (!key.is_zero()).then_some(key)),
                 endpoint: peer.endpoint.as_ref().map(resolved).transpose()?,
-                persistent_keepalive: Some(peer.persistent_keepalive),
+                persistent_keepalive: peer.persistent_keepalive,
                 replace_allowed_ips: true,
                 allowed_ips: peer.allowed_ips.iter().copied().map(AllowedIpUpdate::Add).collect(),
                 ..PeerUpdate::new(peer.public_key)
@@ -132,5 +137,50 @@ impl Config {
                 peers: self.peers.iter().map(&mut peer_update).collect::<Result<_, _>>()?,
             },
         })
+    }
+
+    /// The allowed IPs that are in force when WireGuard has read the file: of several sections of one peer the last
+    /// counts, and of several peers with one prefix the last has it. A peer with our own key has none.
+    pub fn allowed_ips(&self) -> Vec<IpNet> {
+        let own = self.interface.private_key.as_ref().map(PrivateKey::public_key);
+        let mut owners = HashMap::new();
+        let mut seen = HashSet::new();
+        for peer in self.peers.iter().filter(|peer| Some(peer.public_key) != own) {
+            if !seen.insert(peer.public_key) {
+                owners.retain(|_, owner| *owner != peer.public_key);
+            }
+            owners.extend(peer.allowed_ips.iter().map(|network| (*network, peer.public_key)));
+        }
+        owners.into_keys().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn allowed_ips_are_those_of_the_last_section_and_the_last_peer() {
+        let own = PrivateKey::from_bytes([7; 32]);
+        let peer = |key: u8, allowed_ips: &[&str]| Peer {
+            public_key: PrivateKey::from_bytes([key; 32]).public_key(),
+            preshared_key: None,
+            endpoint: None,
+            persistent_keepalive: None,
+            allowed_ips: allowed_ips.iter().map(|network| network.parse().expect("a network")).collect(),
+        };
+        let (a, b, c) = ("10.1.0.0/16", "10.2.0.0/16", "10.3.0.0/16");
+        let in_force = |peers: &[(u8, &[&str])]| {
+            let interface = Interface { private_key: Some(own.clone()), ..Interface::default() };
+            let peers = peers.iter().map(|(key, networks)| peer(*key, networks)).collect();
+            let mut networks = Config { interface, peers }.allowed_ips();
+            networks.sort();
+            networks.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(in_force(&[(1, &[a, b]), (2, &[c])]), [a, b, c]);
+        assert_eq!(in_force(&[(1, &[a, b]), (1, &[c])]), [c]);
+        assert_eq!(in_force(&[(1, &[a, b]), (2, &[b]), (1, &[])]), [b], "the second has it");
+        assert_eq!(in_force(&[(2, &[b]), (1, &[b]), (1, &[])]), [""; 0], "it was taken, and given up");
+        assert_eq!(in_force(&[(7, &[a]), (1, &[c])]), [c], "our own key is nobody's");
     }
 }

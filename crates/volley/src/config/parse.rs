@@ -5,7 +5,7 @@
 use std::str::FromStr;
 
 use encrypt::{PresharedKey, PrivateKey, PublicKey};
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 use zeroize::Zeroizing;
 
 use super::{Config, Endpoint, Interface, Peer, Table};
@@ -170,7 +170,7 @@ impl Parser {
                 public_key: PublicKey::from_bytes([0; 32]),
                 preshared_key: None,
                 endpoint: None,
-                persistent_keepalive: 0,
+                persistent_keepalive: None,
                 allowed_ips: Vec::new(),
             });
             return Ok(());
@@ -214,10 +214,12 @@ fn accept_system(interface: &mut Interface, key: SystemKey, value: &str) -> Resu
     match key {
         SystemKey::Address => {
             for item in items() {
-                let address = network(item).ok_or_else(|| format!("Address: `{item}` is no IP address"))?;
+                let address = address(item).ok_or_else(|| format!("Address: `{item}` is no IP address"))?;
                 interface.addresses.push(address);
             }
         }
+        // As if there were none.
+        SystemKey::Mtu if value.is_empty() => interface.mtu = None,
         SystemKey::Mtu => {
             let mtu = value.parse().ok().filter(|mtu| (MIN_MTU..=MAX_MTU).contains(mtu));
             interface.mtu = Some(mtu.ok_or_else(|| format!("MTU: `{value}` is not {MIN_MTU} to {MAX_MTU}"))?);
@@ -278,7 +280,7 @@ fn accept_peer(peer: &mut Peer, key: &str, value: &str) -> Result<(), String> {
         "publickey" => peer.public_key = PublicKey::from_base64(value).map_err(|_| not_a_key("PublicKey"))?,
         "presharedkey" => {
             let key = PresharedKey::from_base64(value).map_err(|_| not_a_key("PresharedKey"))?;
-            peer.preshared_key = (!key.is_zero()).then_some(key);
+            peer.preshared_key = Some(key);
         }
         "endpoint" => {
             let wrong = || format!("Endpoint: `{value}` is not host:port or [address]:port");
@@ -287,7 +289,7 @@ fn accept_peer(peer: &mut Peer, key: &str, value: &str) -> Result<(), String> {
         "persistentkeepalive" => {
             let seconds = if value.eq_ignore_ascii_case("off") { Some(0) } else { decimal(value) };
             let wrong = || format!("PersistentKeepalive: `{value}` is neither off nor 0 to 65535");
-            peer.persistent_keepalive = seconds.ok_or_else(wrong)?;
+            peer.persistent_keepalive = Some(seconds.ok_or_else(wrong)?);
         }
         "allowedips" => {
             for item in value.split(',') {
@@ -302,6 +304,14 @@ fn accept_peer(peer: &mut Peer, key: &str, value: &str) -> Result<(), String> {
 
 fn not_a_key(name: &str) -> String {
     format!("{name} is no key: 44 characters of base64, such as `volley genkey` prints")
+}
+
+/// What `ip address add` takes: a [`network`], or an IPv4 address with a netmask.
+fn address(text: &str) -> Option<IpNet> {
+    network(text).or_else(|| {
+        let (address, mask) = text.split_once('/')?;
+        Ipv4Net::with_netmask(address.parse().ok()?, mask.parse().ok()?).ok().map(IpNet::V4)
+    })
 }
 
 /// An address with the length of its prefix, or without, for all of it.
@@ -386,7 +396,7 @@ mod tests {
         assert_eq!(first.allowed_ips, networks(&["10.0.0.0/8", "::/0", "192.0.2.9/32"]));
         assert_eq!(first.endpoint, Some(Endpoint { host: "2001:db8::1".into(), port: 5 }));
         assert_eq!(second.endpoint, Some(Endpoint { host: "example.org".into(), port: 51_820 }));
-        assert_eq!((first.persistent_keepalive, second.persistent_keepalive), (0, 25));
+        assert_eq!((first.persistent_keepalive, second.persistent_keepalive), (Some(0), Some(25)));
     }
 
     #[test]

@@ -62,7 +62,7 @@ impl Display for Peer {
             writeln!(f, "AllowedIPs = {}", prefixes.join(", "))?;
         }
         option(f, "Endpoint", self.endpoint.as_ref())?;
-        option(f, "PersistentKeepalive", Some(self.persistent_keepalive).filter(|seconds| *seconds != 0))
+        option(f, "PersistentKeepalive", self.persistent_keepalive)
     }
 }
 

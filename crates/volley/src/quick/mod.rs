@@ -16,11 +16,13 @@ mod journal;
 mod locks;
 mod net;
 mod plan;
+mod refusal;
 mod resolve;
 mod rules;
 mod save;
 mod signals;
 mod steps;
+mod tables;
 mod up;
 
 use std::io;

@@ -16,9 +16,10 @@ use netlink_packet_route::{
     },
 };
 use nix::errno::Errno;
-use rtnetlink::{Handle, IpVersion, LinkUnspec, RouteMessageBuilder, new_connection};
+use rtnetlink::{Handle, IpVersion, LinkUnspec, RouteMessageBuilder, new_connection, sys::AsyncSocket};
 use tokio::task::JoinHandle;
 
+use super::refusal::Refusal;
 use super::rules::{AnyRule, PROTOCOL, Rule};
 
 /// The address families that have routes and rules of their own.
@@ -72,7 +73,7 @@ impl FromStr for Family {
 }
 
 /// What the kernel answered.
-pub(super) type Result<T> = std::result::Result<T, io::Error>;
+pub(super) type Result<T> = std::result::Result<T, Refusal>;
 
 /// A netlink connection.
 pub(super) struct Net {
@@ -89,24 +90,27 @@ impl Drop for Net {
 impl Net {
     /// Needs a running event loop.
     pub(super) fn open() -> Result<Self> {
-        let (connection, handle, _) = new_connection()?;
+        let (mut connection, handle, _) = new_connection()?;
+        // Old kernels do not explain themselves.
+        let _ = connection.socket_mut().socket_mut().set_ext_ack(true);
         Ok(Self { handle, connection: tokio::spawn(connection) })
     }
 
     /// The index of an interface; `None` if there is none of this name.
     pub(super) async fn index(&self, name: &str) -> Result<Option<u32>> {
         let found = self.handle.link().get().match_name(name).execute().try_next().await;
-        Ok(unless_gone(found.map_err(plain))?.flatten().map(|link| link.header.index))
+        Ok(unless_gone(found.map_err(Refusal::from))?.flatten().map(|link| link.header.index))
     }
 
     /// True when there is an interface with this index, and it is a TUN or TAP device.
     pub(super) async fn is_tun(&self, index: u32) -> Result<bool> {
         let found = self.handle.link().get().match_index(index).execute().try_next().await;
-        Ok(unless_gone(found.map_err(plain))?.flatten().is_some_and(|link| is_tun(&link)))
+        Ok(unless_gone(found.map_err(Refusal::from))?.flatten().is_some_and(|link| is_tun(&link)))
     }
 
     pub(super) async fn link_mtu(&self, index: u32) -> Result<Option<u32>> {
-        let link = self.handle.link().get().match_index(index).execute().try_next().await.map_err(plain)?;
+        let link =
+            self.handle.link().get().match_index(index).execute().try_next().await.map_err(Refusal::from)?;
         let mtu = |attribute: &LinkAttribute| match attribute {
             LinkAttribute::Mtu(mtu) => Some(*mtu),
             _ => None,
@@ -116,23 +120,25 @@ impl Net {
 
     pub(super) async fn set_up(&self, index: u32, mtu: u32) -> Result<()> {
         let message = LinkUnspec::new_with_index(index).mtu(mtu).up().build();
-        self.handle.link().set(message).execute().await.map_err(plain)
+        self.handle.link().set(message).execute().await.map_err(Refusal::from)
     }
 
     /// False if it was gone.
     pub(super) async fn delete_link(&self, index: u32) -> Result<bool> {
-        Ok(unless_gone(self.handle.link().del(index).execute().await.map_err(plain))?.is_some())
+        Ok(unless_gone(self.handle.link().del(index).execute().await.map_err(Refusal::from))?.is_some())
     }
 
     pub(super) async fn add_address(&self, index: u32, address: &IpNet) -> Result<()> {
-        let request = self.handle.address().add(index, address.addr(), address.prefix_len());
-        request.execute().await.map_err(plain)
+        let mut request = self.handle.address().add(index, address.addr(), address.prefix_len());
+        // A tunnel has nobody to broadcast to; `ip` gives none.
+        request.message_mut().attributes.retain(|told| !matches!(told, AddressAttribute::Broadcast(_)));
+        request.execute().await.map_err(Refusal::from)
     }
 
     /// The interface's addresses.
     pub(super) async fn addresses(&self, index: u32) -> Result<Vec<IpNet>> {
         let request = self.handle.address().get().set_link_index_filter(index);
-        let found: Vec<_> = request.execute().try_collect().await.map_err(plain)?;
+        let found: Vec<_> = request.execute().try_collect().await.map_err(Refusal::from)?;
         let network = |message: &netlink_packet_route::address::AddressMessage| {
             // On point-to-point links, `Address` is the peer's and `Local` is ours.
             let local = message.attributes.iter().find_map(|attribute| match attribute {
@@ -157,7 +163,7 @@ impl Net {
             .protocol(RouteProtocol::from(PROTOCOL))
             .scope(if network.addr().is_ipv4() { RouteScope::Link } else { RouteScope::Universe })
             .build();
-        self.handle.route().add(message).execute().await.map_err(plain)
+        self.handle.route().add(message).execute().await.map_err(Refusal::from)
     }
 
     /// Every route of either family. A family that the kernel does not have has none.
@@ -208,25 +214,25 @@ impl Net {
             IpVersion::V4 => RouteMessageBuilder::<Ipv4Addr>::new().build(),
             IpVersion::V6 => RouteMessageBuilder::<Ipv6Addr>::new().build(),
         };
-        self.handle.route().get(message).execute().try_collect().await.map_err(plain)
+        self.handle.route().get(message).execute().try_collect().await.map_err(Refusal::from)
     }
 
     /// Every rule of a family. One that the kernel does not have has none.
     pub(super) async fn rules(&self, family: Family) -> Result<Vec<AnyRule>> {
         let found: Result<Vec<_>> =
-            self.handle.rule().get(family.version()).execute().try_collect().await.map_err(plain);
+            self.handle.rule().get(family.version()).execute().try_collect().await.map_err(Refusal::from);
         Ok(unless_absent(found)?.iter().map(|message| AnyRule::of(family, message)).collect())
     }
 
     pub(super) async fn add_rule(&self, rule: &Rule) -> Result<()> {
         let mut request = self.handle.rule().add();
         *request.message_mut() = rule.message();
-        request.execute().await.map_err(plain)
+        request.execute().await.map_err(Refusal::from)
     }
 
     /// Deletes exactly this rule; one that is gone is no error.
     pub(super) async fn delete_rule(&self, rule: &Rule) -> Result<()> {
-        let deleted = self.handle.rule().del(rule.message()).execute().await.map_err(plain);
+        let deleted = self.handle.rule().del(rule.message()).execute().await.map_err(Refusal::from);
         unless_absent(unless_gone(deleted).map(|_| ()))
     }
 }
@@ -283,14 +289,6 @@ fn destination(route: &RouteMessage) -> Option<IpNet> {
         _ => None,
     });
     IpNet::new(told.unwrap_or_else(|| family.unspecified()), route.header.destination_prefix_length).ok()
-}
-
-/// What the kernel said, without the protocol around it.
-fn plain(error: rtnetlink::Error) -> io::Error {
-    match error {
-        rtnetlink::Error::NetlinkError(message) => message.to_io(),
-        other => io::Error::other(other.to_string()),
-    }
 }
 
 /// `None` for what is not there, or no longer.

@@ -70,11 +70,10 @@ pub(super) struct Surroundings {
     pub(super) valid_mark: String,
 }
 
-/// Every allowed IP once, the most specific first.
+/// Every allowed IP that is in force, the most specific first.
 pub(super) fn routed_networks(config: &Config) -> Vec<IpNet> {
-    let mut networks: Vec<_> = config.peers.iter().flat_map(|peer| &peer.allowed_ips).copied().collect();
+    let mut networks = config.allowed_ips();
     networks.sort_by_key(|network| std::cmp::Reverse((network.prefix_len(), *network)));
-    networks.dedup();
     networks
 }
 

@@ -58,7 +58,7 @@ fn peer(peer: uapi::Peer) -> Peer {
         public_key: peer.public_key,
         preshared_key: peer.preshared_key,
         endpoint,
-        persistent_keepalive: peer.persistent_keepalive,
+        persistent_keepalive: Some(peer.persistent_keepalive).filter(|seconds| *seconds != 0),
         allowed_ips: peer.allowed_ips,
     }
 }

@@ -1,8 +1,9 @@
 //! Bringing an interface up: everything that is made is written down first, and undone if something fails.
 
-use std::{fs, process::Child};
+use std::process::Child;
 
 use io_runtime::DeviceUpdate;
+use ipnet::IpNet;
 
 use super::{
     dns,
@@ -12,7 +13,7 @@ use super::{
     locks::Lock,
     net::Net,
     plan::{self, Target},
-    report, resolve, steps,
+    report, resolve, steps, tables,
 };
 use crate::{
     Trouble, WithFix,
@@ -26,6 +27,9 @@ const OVERHEAD: u32 = 80;
 
 /// The MTU of the network below where nothing is known about it, bytes.
 const ETHERNET_MTU: u32 = 1_500;
+
+/// The smallest MTU of an interface that has IPv6, bytes (RFC 8200 §5; `IPV6_MIN_MTU`, linux/ipv6.h).
+const IPV6_MIN_MTU: u32 = 1_280;
 
 /// One interface that is to come up, its lock held.
 pub(super) struct Start<'a> {
@@ -113,6 +117,7 @@ impl Start<'_> {
             Some(mtu) => mtu,
             None => suitable_mtu(net, update).await,
         };
+        allow_for_ipv6(mtu, config)?;
         net.set_up(index, mtu).await.or_trouble(format!("cannot bring `{name}` up with an MTU of {mtu}"))?;
         dns::warn(interface);
         if let Some(entry) = dns::entry(name, interface) {
@@ -138,7 +143,7 @@ impl Start<'_> {
         let target = match &config.interface.table {
             Table::Off => return Ok(()),
             Table::Auto => Target::Auto,
-            Table::Named(table) => Target::Table(table_number(table)?),
+            Table::Named(table) => Target::Table(tables::number(table)?),
         };
         let networks = plan::routed_networks(config);
         // Nobody else chooses a table or a place for rules meanwhile.
@@ -153,6 +158,26 @@ impl Start<'_> {
         drop(lock);
         Ok(())
     }
+}
+
+/// The kernel takes IPv6 away from an interface whose MTU is too small for it, addresses and all, and says nothing.
+fn allow_for_ipv6(mtu: u32, config: &Config) -> Result<(), Trouble> {
+    if mtu >= IPV6_MIN_MTU {
+        return Ok(());
+    }
+    let is_v6 = |network: &&IpNet| matches!(network, IpNet::V6(_));
+    let small = format!("an MTU of {mtu} is too small for IPv6, which needs {IPV6_MIN_MTU}");
+    let routed =
+        if config.interface.table == Table::Off { Vec::new() } else { plan::routed_networks(config) };
+    if let Some(network) = routed.iter().find(is_v6) {
+        return Err(Trouble::new(format!("cannot add the route {network}: {small}"))
+            .fix(format!("set MTU = {IPV6_MIN_MTU} or more, or take IPv6 out of AllowedIPs")));
+    }
+    let lost: Vec<_> = config.interface.addresses.iter().filter(is_v6).map(ToString::to_string).collect();
+    if !lost.is_empty() {
+        output::notice(format_args!("volley: warning: {small}: the interface has no {}", lost.join(", ")));
+    }
+    Ok(())
 }
 
 fn explain_refusal(error: &client::Error, update: &DeviceUpdate) -> Trouble {
@@ -177,21 +202,4 @@ async fn suitable_mtu(net: &Net, update: &DeviceUpdate) -> u32 {
     };
     // Not less than every IPv4 host must take (RFC 791 §3.1), not more than a TUN interface may have.
     below.saturating_sub(OVERHEAD).clamp(576, 65_535)
-}
-
-/// A table's number, by itself or from the names that iproute2 knows.
-fn table_number(table: &str) -> Result<u32, Trouble> {
-    if let Ok(number) = table.parse() {
-        return Ok(number);
-    }
-    let files = ["/etc/iproute2/rt_tables", "/usr/share/iproute2/rt_tables"];
-    let texts: String = files.iter().filter_map(|path| fs::read_to_string(path).ok()).collect();
-    let named = texts.lines().find_map(|line| {
-        let mut words = line.split_whitespace();
-        let number = words.next()?.parse().ok()?;
-        (words.next()? == table).then_some(number)
-    });
-    named.ok_or_else(|| {
-        Trouble::new(format!("there is no routing table `{table}`")).fix("name it in /etc/iproute2/rt_tables")
-    })
 }
