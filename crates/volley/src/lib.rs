@@ -17,6 +17,7 @@ mod pcap;
 mod programs;
 mod quick;
 mod show;
+mod signals;
 mod tools;
 mod trouble;
 pub mod uapi;

@@ -10,7 +10,7 @@ use crate::cargo;
 const TRAFFIC: &str = "minutes of traffic, which no environment changes";
 
 /// The files of the daemon's tests that do not, and why. A new file does, unless it is added here.
-const ONCE: [(&str, &str); 10] = [
+const ONCE: [(&str, &str); 11] = [
     ("config_mutants", "about the parser, which knows nothing of its environment"),
     ("delayed_path", TRAFFIC),
     ("e2e_traffic", TRAFFIC),
@@ -20,6 +20,7 @@ const ONCE: [(&str, &str); 10] = [
     ("scale", "its limits of time are the daemon's, and entering an environment takes its own"),
     ("suspend", "preloads a clock into the daemon, which `env -i` drops; a sleep is the same in all of them"),
     ("user_namespace", "makes an environment of its own"),
+    ("signals", "it starts hundreds of daemons, each in the environment that it is about"),
     ("wire_correctness", TRAFFIC),
 ];
 

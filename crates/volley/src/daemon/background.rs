@@ -6,17 +6,21 @@ use std::{
     env,
     ffi::OsString,
     fs::{self, File},
-    io::{self, Read, Write, stdout},
+    io::{self, Write, stdout},
     os::{
         fd::RawFd,
         unix::process::{CommandExt, ExitStatusExt},
     },
     path::PathBuf,
-    process::{self, Child, Command, Stdio},
+    process::{self, Child, ChildStdout, Command, Stdio},
 };
 
-use nix::unistd::{close, dup2_stderr, dup2_stdin, dup2_stdout, setsid};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::{Pid, close, dup2_stderr, dup2_stdin, dup2_stdout, setsid},
+};
 use sd_notify::NotifyState;
+use tokio::{io::AsyncReadExt, net::unix::pipe::Receiver};
 
 use crate::{Trouble, WithFix, log};
 
@@ -109,17 +113,20 @@ pub(super) fn this(arguments: impl IntoIterator<Item = OsString>) -> Command {
 }
 
 /// Starts a daemon in the background, with the stdin that `command` has, waits until it is ready, and gives its process.
+/// Dropped meanwhile, it leaves none.
 ///
 /// # Errors
-/// When it is not; mostly the child has said why.
-pub(super) fn launch(command: &mut Command) -> Result<Child, Trouble> {
-    let mut child =
-        command.env(CHILD_MARK, "1").stdout(Stdio::piped()).spawn().or_trouble("cannot start the daemon")?;
-    let mut answer = Vec::new();
-    if let Some(pipe) = child.stdout.take() {
-        // It closes its end when it is ready, and when it dies.
-        pipe.take(READY.len() as u64).read_to_end(&mut answer).or_trouble("cannot hear from the daemon")?;
-    }
+/// When it is not ready; mostly the child has said why.
+pub(super) async fn launch(command: &mut Command) -> Result<Child, Trouble> {
+    let child = command.env(CHILD_MARK, "1").stdout(Stdio::piped()).spawn();
+    let mut child = child.or_trouble("cannot start the daemon")?;
+    let pipe = child.stdout.take();
+    let answer = {
+        let mut starting = Starting(Some(&mut child));
+        let answer = answer(pipe).await.or_trouble("cannot hear from the daemon")?;
+        starting.0 = None;
+        answer
+    };
     if answer == READY {
         return Ok(child);
     }
@@ -131,6 +138,28 @@ pub(super) fn launch(command: &mut Command) -> Result<Child, Trouble> {
         (true, None) => Trouble::new("the daemon ended before it was ready"),
         (false, None) => Trouble::told(),
     })
+}
+
+/// What a daemon says until it is ready: it closes its end then, and when it dies.
+async fn answer(pipe: Option<ChildStdout>) -> io::Result<Vec<u8>> {
+    let mut answer = Vec::new();
+    if let Some(pipe) = pipe {
+        let pipe = Receiver::from_owned_fd(pipe.into())?;
+        pipe.take(READY.len() as u64).read_to_end(&mut answer).await?;
+    }
+    Ok(answer)
+}
+
+/// A daemon that nobody waits for any longer when this is dropped.
+struct Starting<'a>(Option<&'a mut Child>);
+
+impl Drop for Starting<'_> {
+    fn drop(&mut self) {
+        let Some(child) = self.0.take() else { return };
+        // It listens, or has made nothing yet. Either way it ends, and what it has made goes first.
+        let _ = kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGTERM);
+        let _ = child.wait();
+    }
 }
 
 /// This very program; the link in /proc works even if the file was replaced since.

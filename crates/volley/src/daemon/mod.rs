@@ -10,7 +10,6 @@ mod privileges;
 use std::{
     env,
     ffi::OsString,
-    fs,
     fs::File,
     process::{Child, Stdio},
     sync::Arc,
@@ -19,13 +18,14 @@ use std::{
 
 use io_runtime::{DeviceStatus, Handle};
 use sd_notify::NotifyState;
-use tokio::{
-    signal::unix::{Signal, SignalKind, signal},
-    time::timeout,
-};
+use tokio::time::timeout;
 use tracing::{error, info, warn};
 
-use crate::{Trouble, WithFix, log, pcap, uapi::Socket};
+use crate::{
+    Trouble, WithFix, log, pcap,
+    signals::{EndSignals, event_loop},
+    uapi::Socket,
+};
 
 pub(crate) use self::args::switch;
 pub use self::args::{ArrangementArg, DaemonArgs};
@@ -44,31 +44,30 @@ pub fn start(args: &DaemonArgs) -> Result<(), Trouble> {
         Some(readiness) => run(args, readiness),
         None => {
             let mut command = background::this(env::args_os().skip(1));
-            background::launch(command.stdin(Stdio::null())).map(drop)
+            let (runtime, mut end) = event_loop()?;
+            runtime.block_on(end.unless(background::launch(command.stdin(Stdio::null())))).map(drop)
         }
     }
 }
 
 /// Starts a daemon for `name` in the background, whatever the name, and returns when it is ready. Until then it keeps
-/// `lock` open: should its parent die, nobody has the lock before it has noticed, and is gone.
+/// `lock` open: should its parent die, nobody has the lock before it has noticed, and is gone. Dropped, it leaves no
+/// daemon.
 ///
 /// # Errors
 /// What a person should read.
-pub(crate) fn launch(name: &str, lock: File) -> Result<Child, Trouble> {
+pub(crate) async fn launch(name: &str, lock: File) -> Result<Child, Trouble> {
     let mut command = background::this(["run", name].map(OsString::from));
     // The daemon is ready long before the interface is set up.
-    background::launch(command.env_remove("NOTIFY_SOCKET").stdin(lock))
+    background::launch(command.env_remove("NOTIFY_SOCKET").stdin(lock)).await
 }
 
 fn run(args: &DaemonArgs, readiness: Readiness) -> Result<(), Trouble> {
+    let (runtime, mut end) = event_loop()?;
     log::init(args.level());
     let Device { tun, socket, name, index, mtu, capture, metrics } = open::open(args)?;
     // Threads take their privileges from the one that starts them.
     privileges::reduce();
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .or_trouble("cannot start the event loop")?;
     let config = args.runtime_config(mtu);
     let handle = match capture {
         None => io_runtime::spawn(tun, config)?,
@@ -88,7 +87,7 @@ fn run(args: &DaemonArgs, readiness: Readiness) -> Result<(), Trouble> {
                 }
             });
         }
-        let ended = live(&control, &handle, &socket, &name, index, readiness).await;
+        let ended = live(&control, &handle, &socket, &name, index, readiness, &mut end).await;
         let _ = sd_notify::notify(&[NotifyState::Stopping]);
         // The socket first: nobody should find it and then no answer.
         drop(socket);
@@ -111,15 +110,16 @@ async fn live(
     name: &str,
     index: u32,
     readiness: Readiness,
+    end: &mut EndSignals,
 ) -> Result<(), Trouble> {
-    let listen = |kind| signal(kind).or_trouble("cannot listen for signals");
-    let mut interrupt = listen(SignalKind::interrupt())?;
-    let mut terminate = listen(SignalKind::terminate())?;
-    // `nohup` has it ignored, and then it stays ignored.
-    let mut hangup =
-        if is_ignored(SignalKind::hangup()) { None } else { Some(listen(SignalKind::hangup())?) };
-
-    let status = handle.status().await.or_trouble("cannot start the data plane")?;
+    let status = tokio::select! {
+        biased;
+        signal = end.any() => {
+            info!("{name} ends before it is ready: {signal}");
+            return Ok(());
+        }
+        status = handle.status() => status.or_trouble("cannot start the data plane")?,
+    };
     let mut mtu = MtuWatch::open(index, status.mtu);
     info!("{name} is ready: {}", summary(&status));
     readiness.announce(name)?;
@@ -129,9 +129,7 @@ async fn live(
     tokio::pin!(serve, removed);
     loop {
         tokio::select! {
-            _ = interrupt.recv() => info!("{name} ends: SIGINT"),
-            _ = terminate.recv() => info!("{name} ends: SIGTERM"),
-            () = received(&mut hangup) => info!("{name} ends: SIGHUP"),
+            signal = end.any() => info!("{name} ends: {signal}"),
             () = &mut removed => info!("{name} ends: its socket was removed"),
             served = &mut serve => served.or_trouble("cannot serve the configuration socket")?,
             ended = handle.finished() => return finished(name, ended),
@@ -143,22 +141,6 @@ async fn live(
             }
         }
         return Ok(());
-    }
-}
-
-/// True when whoever started us has told the kernel to drop this signal, as `nohup` does with SIGHUP.
-pub(crate) fn is_ignored(kind: SignalKind) -> bool {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    let mask = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
-    mask.is_some_and(|mask| mask >> (kind.as_raw_value() - 1) & 1 == 1) // signal 1 is the lowest bit
-}
-
-/// Resolves when the signal comes; never if we do not listen for it.
-async fn received(signal: &mut Option<Signal>) {
-    match signal {
-        Some(signal) => drop(signal.recv().await),
-        None => std::future::pending().await,
     }
 }
 

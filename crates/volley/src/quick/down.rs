@@ -8,14 +8,13 @@ use super::{
     journal::{Made, Record},
     locks::Lock,
     net::Net,
-    plan, report, save,
-    signals::EndSignals,
-    steps,
+    plan, report, save, steps,
 };
 use crate::{
     Trouble,
     config::Config,
     output,
+    signals::EndSignals,
     uapi::{is_alive, socket_path},
 };
 

@@ -20,15 +20,13 @@ mod refusal;
 mod resolve;
 mod rules;
 mod save;
-mod signals;
 mod steps;
 mod tables;
 mod up;
 
-use std::io;
-
 use caps::{CapSet, Capability};
 use sd_notify::NotifyState;
+use tokio::runtime::Runtime;
 
 use self::{
     down::{Ending, Stop},
@@ -36,23 +34,22 @@ use self::{
     journal::{Journal, Made, Record},
     locks::Lock,
     net::Net,
-    signals::EndSignals,
     up::Start,
 };
-use crate::{Trouble, WithFix, config, config::Config, output};
+use crate::{Trouble, WithFix, config, config::Config, output, signals::event_loop};
 
 /// `volley up CONF`. With `running`, its daemon is there already: systemd starts it.
 ///
 /// In the foreground, and as a container's first process, it stays while the daemon runs, for both would end with it;
 /// asked to end, it takes down what it has brought up.
 pub(crate) fn up(argument: &str, running: bool, foreground: bool) -> Result<(), Trouble> {
+    let (runtime, mut end) = event_loop()?;
     let file = ConfigFile::read(argument)?;
     let config = file.parse()?;
     let name = &file.interface;
     require_privilege()?;
-    run(async {
+    run(runtime, async {
         let net = Net::open().or_trouble("cannot open a netlink socket")?;
-        let mut end = EndSignals::listen()?;
         let lock = end.unless(Lock::of_interface(name)).await?;
         let start = Start { net: &net, file: &file, config: &config, running, lock: &lock };
         if let Err(trouble) = start.clear_the_way().await {
@@ -103,7 +100,7 @@ pub(crate) fn down(argument: &str, leftovers: bool) -> Result<(), Trouble> {
         Err(_) if leftovers => return Ok(()),
         Err(trouble) => return Err(trouble),
     };
-    run(async {
+    run(event_loop()?.0, async {
         let net = Net::open().or_trouble("cannot open a netlink socket")?;
         let stop = Stop { net: &net, name: &name, file: file.as_ref(), config: &config, argument };
         stop.take_down(if leftovers { Ending::Leftovers } else { Ending::Asked }).await
@@ -125,7 +122,7 @@ fn report(name: &str, failed: Vec<(Made, Trouble)>) -> Result<(), Trouble> {
 pub(crate) fn save(argument: &str) -> Result<(), Trouble> {
     let file = ConfigFile::read(argument)?;
     let config = file.parse()?;
-    run(async {
+    run(event_loop()?.0, async {
         let net = Net::open().or_trouble("cannot open a netlink socket")?;
         save::save(&net, &file, &config).await
     })
@@ -147,9 +144,7 @@ fn require_privilege() -> Result<(), Trouble> {
     }
 }
 
-fn run<T>(work: impl Future<Output = Result<T, Trouble>>) -> Result<T, Trouble> {
-    let started: io::Result<_> = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = started.or_trouble("cannot start the event loop")?;
+fn run<T>(runtime: Runtime, work: impl Future<Output = Result<T, Trouble>>) -> Result<T, Trouble> {
     let done = runtime.block_on(work);
     // What still runs in the background, such as a question to a name server, must not hold the process up.
     runtime.shutdown_background();

@@ -3,7 +3,11 @@
 use std::{fs, time::Duration};
 
 use io_runtime::DeviceUpdate;
-use tokio::{io::AsyncReadExt, net::UnixStream, time::timeout};
+use tokio::{
+    io::AsyncReadExt,
+    net::UnixStream,
+    time::{sleep, timeout},
+};
 
 use super::{
     dns,
@@ -181,6 +185,10 @@ async fn end(net: &Net, name: &str, link: Option<Link>) -> Result<(), Trouble> {
         let closed = async {
             let mut rest = [0; 64];
             while daemon.read(&mut rest).await.is_ok_and(|length| length > 0) {}
+            // It lets go of its socket first, and then of an interface that we have not deleted.
+            while link.is_none() && net.index(name).await.is_ok_and(|index| index.is_some()) {
+                sleep(Duration::from_millis(5)).await;
+            }
         };
         if timeout(PATIENCE, closed).await.is_err() {
             return Err(Trouble::new(format!("the daemon of `{name}` does not end"))

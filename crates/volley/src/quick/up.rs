@@ -103,7 +103,7 @@ impl Start<'_> {
         hooks::run(&interface.hooks.pre_up, file, config).await?;
         // Only now: a hook may have brought the network up, or the name.
         let update = &resolve::update(config).await?;
-        let daemon = if self.running { None } else { Some(self.launch(journal)?) };
+        let daemon = if self.running { None } else { Some(self.launch(journal).await?) };
         let link = steps::link(self.net, name)
             .await?
             .ok_or_else(|| Trouble::new(format!("the interface `{name}` vanished")))?;
@@ -130,11 +130,11 @@ impl Start<'_> {
         Ok(daemon)
     }
 
-    fn launch(&self, journal: &mut Journal) -> Result<Child, Trouble> {
+    async fn launch(&self, journal: &mut Journal) -> Result<Child, Trouble> {
         let lock = self.lock.shared().or_trouble("cannot pass the lock on")?;
         journal.write_down(Made::Daemon)?;
         // If there is one now, it is somebody else's.
-        daemon::launch(self.name(), lock).inspect_err(|_| journal.withdraw())
+        daemon::launch(self.name(), lock).await.inspect_err(|_| journal.withdraw())
     }
 
     async fn add_routes(&self, journal: &mut Journal, index: u32) -> Result<(), Trouble> {
