@@ -2,6 +2,8 @@
 
 use tunnel_core::TunnelUpdate;
 
+use crate::udp::{SEND_BUFFER, SocketOptions};
+
 /// How TUN I/O, sealing and UDP I/O share threads. A measured choice: see docs/threads.md.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Arrangement {
@@ -33,6 +35,9 @@ pub struct RuntimeConfig {
     pub sched_batch: bool,
     /// Answer packets that cannot go with ICMP errors.
     pub icmp_unreachable: bool,
+    /// Kernel send buffer to ask for, bytes, for each of the two UDP sockets. It bounds what the kernel may hold for
+    /// us; in one that is smaller than [`UDP_SEND_BUFFER`](crate::UDP_SEND_BUFFER) peers have shares.
+    pub udp_send_buffer: usize,
     /// Initial UDP port, 0 for any.
     pub listen_port: u16,
     /// Initial SO_MARK, 0 for none.
@@ -51,10 +56,17 @@ impl Default for RuntimeConfig {
             tun_coalesce: true,
             sched_batch: true,
             icmp_unreachable: true,
+            udp_send_buffer: SEND_BUFFER,
             listen_port: 0,
             fwmark: 0,
             mtu: 1420,
         }
+    }
+}
+
+impl RuntimeConfig {
+    pub(crate) const fn socket_options(&self) -> SocketOptions {
+        SocketOptions { gro: self.udp_gro, send_buffer: self.udp_send_buffer }
     }
 }
 

@@ -68,6 +68,8 @@ counters! {
         udp_too_big,
         /// Datagrams the kernel refused for another reason: no route, a firewall, a dead device.
         udp_refused,
+        /// Datagrams that found the socket's send buffer full, or their share of it, for longer than a moment.
+        udp_send_full,
         /// Datagrams for an address family we have no socket for.
         udp_no_socket,
         /// Frames from the TUN that are not packets, or do not match their virtio-net header.
@@ -101,7 +103,7 @@ counters! {
         udp_datagrams_sent,
         /// Their bytes, UDP payload.
         udp_bytes_sent,
-        /// Sends that found the socket buffer full; the batch waited.
+        /// Batches that found the socket's send buffer full, or their share of it, and waited.
         udp_send_blocked,
         /// GSO sends that failed and were repeated as plain datagrams.
         gso_fallbacks,

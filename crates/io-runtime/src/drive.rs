@@ -28,8 +28,8 @@ use crate::{
 /// behind what leaves, and fall out of the processor's second-level cache.
 const EGRESS_BYTES: usize = 256 << 10;
 
-/// Ciphertext that may wait for a full socket before the TUN is left alone. The socket's own buffer is full
-/// by then; anything more here would only be delay.
+/// Ciphertext that may wait for a full socket before the TUN is left alone, for as long as a batch waits at most. The
+/// socket's own buffer is full by then; anything more here would only be delay.
 const BACKLOG_BYTES: usize = 256 << 10;
 
 /// Queue buffers kept for the frame in hand, handshakes and replies while a socket is full. The longest
@@ -155,7 +155,7 @@ impl<I: Identity, P: TunPort> DataPlane<I, P> {
             if bytes >= EGRESS_BYTES {
                 return Ok(Source::More);
             }
-            if sender.is_blocked() && is_backed_up(queue) {
+            if sender.retry_at().is_some() && is_backed_up(queue) {
                 return if ready.tun_failed { Err(Error::DeviceGone) } else { Ok(Source::Held) };
             }
             let Some(frame) = tun.next_frame(counters)? else {
@@ -228,12 +228,9 @@ impl<I: Identity, P: TunPort> DataPlane<I, P> {
         Ok(true)
     }
 
-    /// What waits for a socket is tried again first thing every turn: a busy loop does not get to wait for
-    /// writability, and a socket that has become writable must show whether it takes the backlog before
-    /// more is taken from the TUN.
+    /// What waits for a full socket is tried again first thing every turn, before more is taken from the TUN.
     fn retry_backlog(&mut self, now: Instant) {
-        self.sender.unblock(Family::V4);
-        self.sender.unblock(Family::V6);
+        self.sender.retry();
         self.flush(now);
     }
 
@@ -286,7 +283,7 @@ impl<I: Identity, P: TunPort> DataPlane<I, P> {
         let rebound = match listen_port.filter(|&port| port != self.port) {
             None => None,
             Some(port) => {
-                let sockets = Sockets::bind(port, new_mark, self.config.udp_gro)?;
+                let sockets = Sockets::bind(port, new_mark, self.config.socket_options())?;
                 self.poller.add_sockets(&sockets)?;
                 Some(sockets)
             }
@@ -303,7 +300,7 @@ impl<I: Identity, P: TunPort> DataPlane<I, P> {
         self.config.fwmark = new_mark;
         if let Some(Sockets { v4, v6, port }) = rebound {
             self.features.ipv6 = v6.is_some();
-            self.sender.replace_sockets(v4, v6, &mut self.queue);
+            self.sender.replace_sockets(v4, v6);
             self.ready.all_sockets();
             self.port = port;
         }

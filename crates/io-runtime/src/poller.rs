@@ -4,8 +4,8 @@
 //! every cache line counts, and a general event loop has many.
 //!
 //! Registrations are edge-triggered, so a source stays marked in [`Ready`] until it is drained. They are for readability
-//! alone: with a standing interest in writability, every datagram that the network card is done with would wake the
-//! loop. Writability is asked for once, when a send has found the socket full.
+//! alone: every datagram that the network card is done with makes a socket writable, and a full one says so only when
+//! half of it has drained.
 
 use std::{io, os::fd::BorrowedFd, time::Duration};
 
@@ -16,7 +16,7 @@ use nix::{
 
 use crate::{
     clock::SleepWatch,
-    udp::{Family, Sockets, UdpSocket},
+    udp::{Family, Sockets},
 };
 
 /// How the kernel names a source to us.
@@ -63,10 +63,6 @@ impl Ready {
 /// What ended a wait, besides what [`Ready`] tells.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Woken {
-    /// A full socket takes something again.
-    pub(crate) v4_writable: bool,
-    /// The same.
-    pub(crate) v6_writable: bool,
     /// The alarm rang, or the machine has slept.
     pub(crate) alarm: bool,
     /// Nothing happened in all that time, or a signal came in between.
@@ -79,9 +75,6 @@ pub(crate) struct Poller {
     epoll: Epoll,
     /// `None` where there is no such thing: deadlines may then be late by one wait after a sleep, no more.
     _sleep: Option<SleepWatch>,
-    /// Whose writability is asked for.
-    v4_watched: bool,
-    v6_watched: bool,
 }
 
 impl Poller {
@@ -94,7 +87,7 @@ impl Poller {
         });
         let sleep =
             sleep.inspect_err(|error| tracing::debug!(%error, "the machine's sleep is not noticed at once"));
-        Ok(Self { epoll, _sleep: sleep.ok(), v4_watched: false, v6_watched: false })
+        Ok(Self { epoll, _sleep: sleep.ok() })
     }
 
     pub(crate) fn add_tun(&self, tun: BorrowedFd<'_>) -> io::Result<()> {
@@ -102,7 +95,7 @@ impl Poller {
     }
 
     /// Sockets leave by being closed. Both are there or, if this fails, neither.
-    pub(crate) fn add_sockets(&mut self, sockets: &Sockets) -> io::Result<()> {
+    pub(crate) fn add_sockets(&self, sockets: &Sockets) -> io::Result<()> {
         self.epoll.add(&sockets.v4, readable(V4))?;
         if let Some(v6) = &sockets.v6
             && let Err(error) = self.epoll.add(v6, readable(V6))
@@ -110,39 +103,7 @@ impl Poller {
             self.epoll.delete(&sockets.v4)?;
             return Err(error.into());
         }
-        (self.v4_watched, self.v6_watched) = (false, false);
         Ok(())
-    }
-
-    /// Wakes the loop once when the full `socket` takes something again.
-    pub(crate) fn watch_writable(&mut self, family: Family, socket: &UdpSocket) -> io::Result<()> {
-        let (token, is_watched) = self.registration(family);
-        if *is_watched {
-            return Ok(());
-        }
-        // A change arms it anew, so room that came in between is not missed.
-        let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLET;
-        self.epoll.modify(socket, &mut EpollEvent::new(flags, token))?;
-        *self.registration(family).1 = true;
-        Ok(())
-    }
-
-    /// Back to readability alone.
-    pub(crate) fn unwatch_writable(&mut self, family: Family, socket: &UdpSocket) {
-        let (token, is_watched) = self.registration(family);
-        if *is_watched {
-            *is_watched = false;
-            if let Err(error) = self.epoll.modify(socket, &mut readable(token)) {
-                tracing::debug!(%error, ?family, "cannot stop waiting for writability");
-            }
-        }
-    }
-
-    const fn registration(&mut self, family: Family) -> (u64, &mut bool) {
-        match family {
-            Family::V4 => (V4, &mut self.v4_watched),
-            Family::V6 => (V6, &mut self.v6_watched),
-        }
     }
 
     /// Sleeps until something happens, at most for `time` (rounded up to milliseconds; `None`: for ever), and marks
@@ -162,20 +123,13 @@ impl Poller {
             let flags = event.events();
             let failed = flags.intersects(EpollFlags::EPOLLERR | EpollFlags::EPOLLHUP);
             let is_readable = failed || flags.contains(EpollFlags::EPOLLIN);
-            let is_writable = failed || flags.contains(EpollFlags::EPOLLOUT);
             match event.data() {
                 TUN => {
                     ready.tun |= is_readable;
                     ready.tun_failed |= failed;
                 }
-                V4 => {
-                    ready.v4 |= is_readable;
-                    woken.v4_writable = is_writable && self.v4_watched;
-                }
-                V6 => {
-                    ready.v6 |= is_readable;
-                    woken.v6_writable = is_writable && self.v6_watched;
-                }
+                V4 => ready.v4 |= is_readable,
+                V6 => ready.v6 |= is_readable,
                 _ => woken.alarm = true,
             }
         }
@@ -204,7 +158,10 @@ mod tests {
     };
 
     use super::*;
-    use crate::alarm::{Alarm, Arrival};
+    use crate::{
+        RuntimeConfig,
+        alarm::{Alarm, Arrival},
+    };
 
     const NOTHING: Ready = Ready { tun: false, tun_failed: false, v4: false, v6: false };
     const LIMIT: Option<Duration> = Some(Duration::from_secs(10));
@@ -256,22 +213,19 @@ mod tests {
     }
 
     #[test]
-    fn writability_is_told_once_and_only_when_asked_for() {
+    fn a_socket_is_ready_when_something_arrives_and_not_because_it_is_writable() {
         let alarm = Alarm::new().unwrap();
-        let mut poller = poller(&alarm);
-        let sockets = Sockets::bind(0, 0, true).unwrap_or_else(|error| panic!("{error:?}"));
+        let poller = poller(&alarm);
+        let options = RuntimeConfig::default().socket_options();
+        let sockets = Sockets::bind(0, 0, options).unwrap_or_else(|error| panic!("{error:?}"));
         poller.add_sockets(&sockets).unwrap();
         let mut ready = NOTHING;
-        poller.wait(NOW, &mut ready).unwrap();
+        assert!(poller.wait(NOW, &mut ready).unwrap().nothing);
         assert!(!ready.any_socket());
-        poller.watch_writable(Family::V4, &sockets.v4).unwrap();
-        let woken = poller.wait(LIMIT, &mut ready).unwrap();
-        assert!(woken.v4_writable && !woken.v6_writable && !ready.any_socket());
-        poller.unwatch_writable(Family::V4, &sockets.v4);
         let sender = StdSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         sender.send_to(b"x", (Ipv4Addr::LOCALHOST, sockets.port)).unwrap();
-        let woken = poller.wait(LIMIT, &mut ready).unwrap();
-        assert!(!woken.v4_writable && *ready.socket(Family::V4) && !*ready.socket(Family::V6));
+        poller.wait(LIMIT, &mut ready).unwrap();
+        assert!(*ready.socket(Family::V4) && !*ready.socket(Family::V6));
     }
 
     #[test]

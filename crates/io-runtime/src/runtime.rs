@@ -44,7 +44,7 @@ where
     I: Identity + 'static,
     D: TunDevice + AsFd,
 {
-    let sockets = Sockets::bind(config.listen_port, config.fwmark, config.udp_gro)?;
+    let sockets = Sockets::bind(config.listen_port, config.fwmark, config.socket_options())?;
     start::<I, D>(device, sockets, config)
 }
 

@@ -10,7 +10,7 @@ use crate::cargo;
 const TRAFFIC: &str = "minutes of traffic, which no environment changes";
 
 /// The files of the daemon's tests that do not, and why. A new file does, unless it is added here.
-const ONCE: [(&str, &str); 11] = [
+const ONCE: [(&str, &str); 12] = [
     ("config_mutants", "about the parser, which knows nothing of its environment"),
     ("delayed_path", TRAFFIC),
     ("e2e_traffic", TRAFFIC),
@@ -21,6 +21,7 @@ const ONCE: [(&str, &str); 11] = [
     ("suspend", "preloads a clock into the daemon, which `env -i` drops; a sleep is the same in all of them"),
     ("user_namespace", "makes an environment of its own"),
     ("signals", "it starts hundreds of daemons, each in the environment that it is about"),
+    ("slow_peers", TRAFFIC),
     ("wire_correctness", TRAFFIC),
 ];
 

@@ -15,12 +15,12 @@ use crate::{
     clock,
     poller::Poller,
     tun::TunPort,
-    udp::{Blocked, Family, Sockets},
+    udp::Sockets,
 };
 
 /// Knows every descriptor that the loop sleeps on.
 pub(super) fn poller(alarm: &Alarm, tun: &impl TunPort, sockets: &Sockets) -> io::Result<Poller> {
-    let mut poller = Poller::new(alarm.as_fd())?;
+    let poller = Poller::new(alarm.as_fd())?;
     poller.add_sockets(sockets)?;
     if let Some(source) = tun.source() {
         poller.add_tun(source)?;
@@ -29,10 +29,9 @@ pub(super) fn poller(alarm: &Alarm, tun: &impl TunPort, sockets: &Sockets) -> io
 }
 
 impl<I: Identity, P: TunPort> DataPlane<I, P> {
-    /// Sleeps until a source may have something that has somewhere to go, a full socket may take something, a deadline
-    /// has passed or somebody asks for something.
+    /// Sleeps until a source may have something that has somewhere to go, a deadline has passed, a full socket is to be
+    /// tried again or somebody asks for something.
     pub(super) fn wait(&mut self, now: Instant, egress: Source, ingress: Source) -> Result<(), Error> {
-        self.watch_blocked(now);
         let deadline = self.next_deadline();
         let (takes_frames, wants_room) = (egress == Source::Drained, ingress == Source::Held);
         let arrivals = [takes_frames.then_some(Arrival::Frames), wants_room.then_some(Arrival::Room)];
@@ -69,34 +68,11 @@ impl<I: Identity, P: TunPort> DataPlane<I, P> {
     fn poll(&mut self, time: Option<Duration>) -> Result<bool, Error> {
         let woken = self.poller.wait(time, &mut self.ready).map_err(|error| Error::Wait(error.into()))?;
         self.ready.tun |= self.tun.has_arrived(Arrival::Frames);
-        for (family, is_writable) in [(Family::V4, woken.v4_writable), (Family::V6, woken.v6_writable)] {
-            if is_writable && let Some(socket) = self.sender.socket(family) {
-                self.poller.unwatch_writable(family, socket);
-                self.sender.unblock(family);
-            }
-        }
-        Ok(woken.alarm || woken.nothing || woken.v4_writable || woken.v6_writable)
-    }
-
-    /// Asks to be woken when a full socket takes something again.
-    fn watch_blocked(&mut self, now: Instant) {
-        for family in [Family::V4, Family::V6] {
-            let is_full = self.sender.blocked(family) == Some(Blocked::Full);
-            let Some(socket) = self.sender.socket(family).filter(|_| is_full) else { continue };
-            if let Err(error) = self.poller.watch_writable(family, socket) {
-                tracing::debug!(%error, ?family, "cannot wait until a full socket is writable");
-                self.sender.retry_later(family, now);
-            }
-        }
+        Ok(woken.alarm || woken.nothing)
     }
 
     fn next_deadline(&self) -> Option<Instant> {
-        let retry = |family| match self.sender.blocked(family) {
-            Some(Blocked::Until(then)) => Some(then),
-            _ => None,
-        };
-        let deadlines =
-            [self.tunnel.poll_timeout(), self.tun.retry_at(), retry(Family::V4), retry(Family::V6)];
+        let deadlines = [self.tunnel.poll_timeout(), self.tun.retry_at(), self.sender.retry_at()];
         deadlines.into_iter().flatten().min()
     }
 }

@@ -4,7 +4,7 @@ use std::io;
 
 use nix::libc;
 
-use super::socket::{Family, UdpSocket};
+use super::socket::{Family, SocketOptions, UdpSocket};
 use crate::{Error, UpdateError};
 
 /// Attempts at finding a port that is free on both families, when any port will do.
@@ -28,11 +28,11 @@ pub(crate) enum BindError {
 
 impl Sockets {
     /// Binds to `port`, or to any that is free on both families if it is 0.
-    pub(crate) fn bind(port: u16, fwmark: u32, gro: bool) -> Result<Self, BindError> {
+    pub(crate) fn bind(port: u16, fwmark: u32, options: SocketOptions) -> Result<Self, BindError> {
         let attempts = if port == 0 { PORT_ATTEMPTS } else { 1 };
         let mut taken = port;
         for _ in 0..attempts {
-            match Self::bind_once(port, fwmark, gro) {
+            match Self::bind_once(port, fwmark, options) {
                 Err(BindError::AddrInUse(port)) => taken = port,
                 result => return result,
             }
@@ -40,10 +40,11 @@ impl Sockets {
         Err(BindError::AddrInUse(taken))
     }
 
-    fn bind_once(port: u16, fwmark: u32, gro: bool) -> Result<Self, BindError> {
-        let v4 = UdpSocket::bind(Family::V4, port, fwmark, gro).map_err(|error| bind_error(error, port))?;
+    fn bind_once(port: u16, fwmark: u32, options: SocketOptions) -> Result<Self, BindError> {
+        let v4 =
+            UdpSocket::bind(Family::V4, port, fwmark, options).map_err(|error| bind_error(error, port))?;
         let port = v4.port().map_err(BindError::Io)?;
-        let v6 = match UdpSocket::bind(Family::V6, port, fwmark, gro) {
+        let v6 = match UdpSocket::bind(Family::V6, port, fwmark, options) {
             Ok(socket) => Some(socket),
             Err(error) if means_no_ipv6(&error) => {
                 tracing::info!(%error, "no IPv6 here: going on with IPv4 alone");
@@ -97,10 +98,13 @@ mod tests {
     use quinn_udp::RecvMeta;
 
     use super::*;
+    use crate::udp::SEND_BUFFER;
+
+    const OPTIONS: SocketOptions = SocketOptions { gro: true, send_buffer: SEND_BUFFER };
 
     #[test]
     fn any_port_is_the_same_on_both_families() {
-        let sockets = Sockets::bind(0, 0, true).unwrap();
+        let sockets = Sockets::bind(0, 0, OPTIONS).unwrap();
         assert_ne!(sockets.port, 0);
         if let Some(v6) = &sockets.v6 {
             assert_eq!(v6.port().unwrap(), sockets.port);
@@ -111,20 +115,20 @@ mod tests {
     fn a_busy_port_is_named() {
         let busy = StdSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
         let port = busy.local_addr().unwrap().port();
-        assert!(matches!(Sockets::bind(port, 0, true), Err(BindError::AddrInUse(p)) if p == port));
+        assert!(matches!(Sockets::bind(port, 0, OPTIONS), Err(BindError::AddrInUse(p)) if p == port));
     }
 
     #[test]
     fn the_gro_switch_reaches_the_kernel() {
         for gro in [true, false] {
-            let sockets = Sockets::bind(0, 0, gro).unwrap();
+            let sockets = Sockets::bind(0, 0, SocketOptions { gro, ..OPTIONS }).unwrap();
             assert_eq!(getsockopt(&sockets.v4, sockopt::UdpGroSegment).unwrap(), gro && sockets.v4.has_gro());
         }
     }
 
     #[test]
     fn receive_timestamps_are_off() {
-        let sockets = Sockets::bind(0, 0, true).unwrap();
+        let sockets = Sockets::bind(0, 0, OPTIONS).unwrap();
         assert!(!getsockopt(&sockets.v4, sockopt::ReceiveTimestampns).unwrap());
     }
 
@@ -133,7 +137,7 @@ mod tests {
     fn ecn_arrives_on_both_families_with_gro_on() {
         use super::super::socket::DatagramSocket as _;
         use quinn_udp::{EcnCodepoint, Transmit};
-        let mut sockets = Sockets::bind(0, 0, true).unwrap();
+        let mut sockets = Sockets::bind(0, 0, OPTIONS).unwrap();
         let port = sockets.port;
         let v4 = Some((&mut sockets.v4, std::net::SocketAddr::from((Ipv4Addr::LOCALHOST, port))));
         let v6 = sockets.v6.as_mut().map(|v6| (v6, (std::net::Ipv6Addr::LOCALHOST, port).into()));

@@ -4,11 +4,12 @@ mod edge;
 mod gso_routes;
 mod receiver;
 mod sender;
+mod shares;
 mod socket;
 mod sys;
 
 pub(crate) use edge::Sockets;
 pub(crate) use receiver::Receiver;
-pub(crate) use sender::{Blocked, Context, Sender};
-pub(crate) use socket::{Family, UdpSocket, max_gso_segments};
+pub(crate) use sender::{Context, Sender};
+pub(crate) use socket::{Family, SocketOptions, UdpSocket, max_gso_segments};
 pub use socket::{RECV_BUFFER, SEND_BUFFER};

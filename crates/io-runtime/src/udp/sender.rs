@@ -3,12 +3,14 @@
 //! * A GSO send that fails is repeated as plain datagrams. If all of those go through, GSO was the
 //!   problem: it rests on that route and is probed later. If any fails too, the route is the problem.
 //! * A plain datagram that fails is dropped and counted, that one alone.
-//! * A full socket keeps its batch, and how far it was sent; the other socket goes on.
+//! * A full socket's batches wait for a moment, then they are given up and counted; the other socket goes on.
+//!   Where the send buffer is [small](super::shares), only those wait whose share of it is full.
 //! * With a pinned source address, EINVAL and "unreachable" are first taken as that address having gone: the
 //!   same is sent once without it.
 
 use std::{
     io,
+    net::SocketAddr,
     time::{Duration, Instant},
 };
 
@@ -19,13 +21,23 @@ use crate::{
     IoCounters,
     udp::{
         gso_routes::{Choice, GsoRoutes},
+        shares::Shares,
         socket::{DatagramSocket, Family},
     },
 };
 
-/// Pause after ENOBUFS. The kernel is short of memory, not the socket of room, so the socket stays
-/// writable and waiting for that alone would spin.
+/// A loop with nothing else to do tries a full socket again after this time. (A busy one does so every turn.)
 const RETRY_PAUSE: Duration = Duration::from_millis(1);
+
+/// How long a batch waits for room. A gigabit link takes four trains in this time. Who needs longer has a queue
+/// that only grows; and meanwhile the TUN may be held back, and everyone with it.
+const PATIENCE: Duration = Duration::from_millis(2);
+
+/// A wait that was in vain counts for so long: until then, what finds no room is given up at once.
+const RENEWAL: Duration = Duration::from_millis(100);
+
+/// Destinations at most whose waits are remembered: more than a queue has batches.
+const MAX_WAITS: usize = 256;
 
 /// Sends batches over one socket for each address family.
 #[derive(Debug)]
@@ -33,6 +45,8 @@ pub(crate) struct Sender<S> {
     v4: Lane<S>,
     v6: Option<Lane<S>>,
     rules: Rules,
+    /// Something waits, and is to be tried again then.
+    retry_at: Option<Instant>,
 }
 
 /// What is the same for both sockets.
@@ -44,23 +58,27 @@ struct Rules {
     routes: GsoRoutes,
 }
 
-/// One socket and the batch it is in the middle of.
+/// One socket, and who waits for it.
 #[derive(Debug)]
 struct Lane<S> {
     socket: S,
-    current: Option<InFlight>,
-    blocked: Option<Blocked>,
+    /// Of its send buffer.
+    shares: Shares,
+    /// It took nothing, whoever it was for.
+    full: Option<Wait>,
+    /// It has no room for these alone.
+    held: Vec<(SocketAddr, Wait)>,
 }
 
-/// Why a socket takes nothing now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Blocked {
-    /// Its send buffer is full: wait until it is writable.
-    Full,
-    /// The kernel has no memory: try again then.
-    Until(Instant),
+/// Something found no room.
+#[derive(Clone, Copy, Debug)]
+struct Wait {
+    since: Instant,
+    /// A batch waits in the queue for the next try.
+    is_on: bool,
 }
 
+/// A batch that is being sent.
 #[derive(Debug)]
 struct InFlight {
     batch: Batch,
@@ -81,6 +99,15 @@ struct Trial {
     refused: bool,
 }
 
+/// Why a batch was not sent to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum NoRoom {
+    /// The socket takes nothing now.
+    ForAnyone,
+    /// Its destination's share of the send buffer is full.
+    ForThis,
+}
+
 /// What a flush needs from its caller.
 pub(crate) struct Context<'a, F> {
     pub(crate) now: Instant,
@@ -95,58 +122,43 @@ impl<S: DatagramSocket> Sender<S> {
             v4: Lane::new(v4),
             v6: v6.map(Lane::new),
             rules: Rules { gso, max_segments, routes: GsoRoutes::default() },
+            retry_at: None,
         }
     }
 
     /// Puts other sockets in place. What waited for the old ones leaves through the new ones.
-    pub(crate) fn replace_sockets(&mut self, v4: S, v6: Option<S>, queue: &mut GsoQueue) {
-        let lanes = [Some(&mut self.v4), self.v6.as_mut()];
-        for flight in lanes.into_iter().flatten().filter_map(|lane| lane.current.take()) {
-            queue.restore(flight.batch);
-        }
+    pub(crate) fn replace_sockets(&mut self, v4: S, v6: Option<S>) {
         self.v4 = Lane::new(v4);
         self.v6 = v6.map(Lane::new);
+        self.retry_at = None;
     }
 
     pub(crate) fn socket(&self, family: Family) -> Option<&S> {
-        self.lane(family).map(|lane| &lane.socket)
-    }
-
-    /// Why this socket takes nothing, if it does not.
-    pub(crate) fn blocked(&self, family: Family) -> Option<Blocked> {
-        self.lane(family).and_then(|lane| lane.blocked)
-    }
-
-    pub(crate) fn is_blocked(&self) -> bool {
-        self.blocked(Family::V4).is_some() || self.blocked(Family::V6).is_some()
-    }
-
-    /// The socket was full and may take more: the next flush tries it.
-    pub(crate) fn unblock(&mut self, family: Family) {
-        if let Some(lane) = self.lane_mut(family)
-            && lane.blocked == Some(Blocked::Full)
-        {
-            lane.blocked = None;
+        match family {
+            Family::V4 => Some(&self.v4.socket),
+            Family::V6 => self.v6.as_ref().map(|lane| &lane.socket),
         }
     }
 
-    /// Nobody will tell when the full socket takes more: try again in a moment.
-    pub(crate) fn retry_later(&mut self, family: Family, now: Instant) {
-        if let Some(lane) = self.lane_mut(family) {
-            lane.blocked = Some(Blocked::Until(now + RETRY_PAUSE));
+    /// When what waits for room is to be tried again; `None` if nothing does.
+    pub(crate) fn retry_at(&self) -> Option<Instant> {
+        self.retry_at
+    }
+
+    /// Has the next flush try what waits.
+    pub(crate) fn retry(&mut self) {
+        if self.retry_at.take().is_some() {
+            self.v4.retry();
+            self.v6.iter_mut().for_each(Lane::retry);
         }
     }
 
-    /// Sends all that is queued, but for what has to wait for a blocked socket.
+    /// Sends all that is queued, but for what has to wait for room.
     pub(crate) fn flush(&mut self, queue: &mut GsoQueue, mut cx: Context<'_, impl FnMut(Destination)>) {
-        let Self { v4, v6, rules } = self;
-        v4.resume(queue, rules, &mut cx);
-        if let Some(v6) = v6 {
-            v6.resume(queue, rules, &mut cx);
-        }
+        let Self { v4, v6, rules, retry_at } = self;
         while let Some(batch) = queue.pop_where(|to| match Family::of(&to.remote) {
-            Family::V4 => v4.is_open(),
-            Family::V6 => v6.as_ref().is_none_or(Lane::is_open),
+            Family::V4 => v4.is_open(to.remote),
+            Family::V6 => v6.as_ref().is_none_or(|lane| lane.is_open(to.remote)),
         }) {
             let lane = match Family::of(&batch.destination().remote) {
                 Family::V4 => Some(&mut *v4),
@@ -157,69 +169,92 @@ impl<S: DatagramSocket> Sender<S> {
                 queue.recycle(batch);
                 continue;
             };
-            let flight = InFlight::new(batch, rules, cx.now);
-            if let Mode::Gso { probe: true } = flight.mode {
-                cx.counters.traffic.gso_probes += 1;
+            if let Some(waits) = lane.send(batch, rules, &mut cx, queue) {
+                retry_at.get_or_insert(waits);
             }
-            lane.current = Some(flight);
-            lane.resume(queue, rules, &mut cx);
-        }
-    }
-
-    fn lane(&self, family: Family) -> Option<&Lane<S>> {
-        match family {
-            Family::V4 => Some(&self.v4),
-            Family::V6 => self.v6.as_ref(),
-        }
-    }
-
-    fn lane_mut(&mut self, family: Family) -> Option<&mut Lane<S>> {
-        match family {
-            Family::V4 => Some(&mut self.v4),
-            Family::V6 => self.v6.as_mut(),
         }
     }
 }
 
 impl<S: DatagramSocket> Lane<S> {
-    const fn new(socket: S) -> Self {
-        Self { socket, current: None, blocked: None }
+    fn new(socket: S) -> Self {
+        Self { socket, shares: Shares::default(), full: None, held: Vec::new() }
     }
 
-    const fn is_open(&self) -> bool {
-        self.blocked.is_none()
+    /// True if nothing that goes there waits.
+    fn is_open(&self, to: SocketAddr) -> bool {
+        let is_full = self.full.is_some_and(|wait| wait.is_on);
+        !is_full && !self.held.iter().any(|(held, wait)| wait.is_on && *held == to)
     }
 
-    /// Goes on with the batch in flight, if there is one, until it is done or the socket blocks.
-    fn resume(
+    fn retry(&mut self) {
+        let waits = self.full.iter_mut().chain(self.held.iter_mut().map(|(_, wait)| wait));
+        waits.for_each(|wait| wait.is_on = false);
+    }
+
+    /// Sends the batch, or puts what is left of it back, or gives that up. When to try again, if it is to wait.
+    fn send(
         &mut self,
-        queue: &mut GsoQueue,
+        batch: Batch,
         rules: &mut Rules,
         cx: &mut Context<'_, impl FnMut(Destination)>,
-    ) {
-        if let Some(Blocked::Until(then)) = self.blocked
-            && then <= cx.now
-        {
-            self.blocked = None;
+        queue: &mut GsoQueue,
+    ) -> Option<Instant> {
+        let to = batch.destination().remote;
+        let mut flight = InFlight::new(batch, rules, cx);
+        let sent = flight.send(self, rules, cx);
+        let Err(no_room) = sent else {
+            self.held.retain(|(held, _)| *held != to);
+            queue.recycle(flight.batch);
+            return None;
+        };
+        let wait = match no_room {
+            NoRoom::ForAnyone => self.full.get_or_insert_with(|| Wait::since(cx.now)),
+            NoRoom::ForThis => self.wait_of(to, cx.now),
+        };
+        if wait.is_in_vain(cx.now) {
+            cx.counters.drops.udp_send_full += flight.batch.segments_left() as u64;
+            queue.recycle(flight.batch);
+            return None;
         }
-        if self.blocked.is_some() {
-            return;
+        wait.is_on = true;
+        cx.counters.traffic.udp_send_blocked += 1;
+        queue.restore(flight.batch);
+        Some(cx.now + RETRY_PAUSE)
+    }
+
+    fn wait_of(&mut self, to: SocketAddr, now: Instant) -> &mut Wait {
+        let known = self.held.iter().position(|(held, _)| *held == to);
+        let at = known.unwrap_or_else(|| {
+            if self.held.len() >= MAX_WAITS
+                && let Some(old) = self.held.iter().position(|(_, wait)| !wait.is_on)
+            {
+                self.held.swap_remove(old);
+            }
+            self.held.push((to, Wait::since(now)));
+            self.held.len() - 1
+        });
+        &mut self.held[at].1
+    }
+}
+
+impl Wait {
+    const fn since(now: Instant) -> Self {
+        Self { since: now, is_on: false }
+    }
+
+    fn is_in_vain(&mut self, now: Instant) -> bool {
+        if self.since + RENEWAL <= now {
+            self.since = now;
         }
-        let Some(mut flight) = self.current.take() else { return };
-        self.blocked = flight.send(&mut self.socket, rules, cx);
-        if self.blocked.is_some() {
-            cx.counters.traffic.udp_send_blocked += 1;
-            self.current = Some(flight);
-            return;
-        }
-        queue.recycle(flight.batch);
+        self.since + PATIENCE <= now
     }
 }
 
 impl InFlight {
-    fn new(batch: Batch, rules: &Rules, now: Instant) -> Self {
+    fn new<F>(batch: Batch, rules: &Rules, cx: &mut Context<'_, F>) -> Self {
         let choice = match rules.gso && batch.is_gso() {
-            true => rules.routes.choose(batch.destination().remote.ip(), now),
+            true => rules.routes.choose(batch.destination().remote.ip(), cx.now),
             false => Choice::Plain,
         };
         let mode = match choice {
@@ -227,49 +262,64 @@ impl InFlight {
             Choice::Probe => Mode::Gso { probe: true },
             Choice::Plain => Mode::Plain { trial: None },
         };
+        cx.counters.traffic.gso_probes += u64::from(choice == Choice::Probe);
         Self { batch, mode, unpinned: false }
     }
 
-    /// Sends what is left. `Some` if the socket blocks before the end.
+    /// Sends what is left, as far as there is room.
     fn send<S: DatagramSocket>(
         &mut self,
-        socket: &mut S,
+        lane: &mut Lane<S>,
         rules: &mut Rules,
         cx: &mut Context<'_, impl FnMut(Destination)>,
-    ) -> Option<Blocked> {
-        let remote = self.batch.destination().remote.ip();
+    ) -> Result<(), NoRoom> {
+        let remote = self.batch.destination().remote;
         while !self.batch.is_done() {
             let at_once = match self.mode {
                 Mode::Gso { .. } => rules.max_segments,
                 Mode::Plain { .. } => 1,
             };
+            let is_shared = lane.socket.small_send_buffer().map(|buffer| lane.shares.observe(buffer, cx.now));
+            let at_once = match is_shared {
+                None => at_once,
+                Some(()) => at_once.min(lane.shares.room(remote, self.batch.segment_len(), cx.now)),
+            };
+            if at_once == 0 {
+                return Err(NoRoom::ForThis);
+            }
             let bytes = self.batch.unsent_prefix(at_once).len();
             let segments = bytes.div_ceil(self.batch.segment_len());
-            match self.attempt(at_once, socket, cx) {
+            match self.attempt(at_once, &mut lane.socket, cx) {
                 Ok(()) => {
+                    if is_shared.is_some()
+                        && let Some(buffer) = lane.socket.small_send_buffer()
+                    {
+                        lane.shares.charge(remote, buffer, cx.now);
+                    }
+                    lane.full = None;
                     cx.counters.traffic.udp_datagrams_sent += segments as u64;
                     cx.counters.traffic.udp_bytes_sent += bytes as u64;
                     cx.counters.send_batches.record(segments);
                     self.batch.advance(segments);
                     if let Mode::Gso { probe: true } = self.mode {
-                        rules.routes.worked(remote);
+                        rules.routes.worked(remote.ip());
                     }
                 }
                 Err(error) => match Failure::of(&error) {
-                    Failure::Full => return Some(Blocked::Full),
-                    Failure::NoBuffers => return Some(Blocked::Until(cx.now + RETRY_PAUSE)),
+                    Failure::Full => return Err(NoRoom::ForAnyone),
                     failure if segments > 1 => self.fall_back(failure, &error, cx),
                     failure => self.drop_one(failure, &error, cx),
                 },
             }
         }
         if let Mode::Plain { trial: Some(Trial { refused: false }) } = self.mode
-            && rules.routes.failed(remote, cx.now)
+            && rules.routes.failed(remote.ip(), cx.now)
         {
             cx.counters.traffic.gso_routes_disabled += 1;
+            let remote = remote.ip();
             tracing::info!(%remote, "GSO fails on this route while plain sends work; resting it there");
         }
-        None
+        Ok(())
     }
 
     /// One send; a second one without the pinned source if that may be what is wrong.
@@ -338,10 +388,8 @@ impl InFlight {
 /// What a failed send means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Failure {
-    /// EAGAIN.
+    /// EAGAIN: the send buffer is full. ENOBUFS: the kernel's memory is.
     Full,
-    /// ENOBUFS.
-    NoBuffers,
     /// EMSGSIZE.
     TooBig,
     /// EINVAL.
@@ -358,7 +406,7 @@ impl Failure {
     fn of(error: &io::Error) -> Self {
         use nix::libc::{EADDRNOTAVAIL, EINVAL, EIO, EMSGSIZE, ENETUNREACH, ENOBUFS};
         match error.raw_os_error() {
-            Some(ENOBUFS) => Self::NoBuffers,
+            Some(ENOBUFS) => Self::Full,
             Some(EMSGSIZE) => Self::TooBig,
             Some(EINVAL) => Self::Invalid,
             Some(EIO) => Self::Io,

@@ -10,15 +10,20 @@ use nix::sys::socket::{setsockopt, sockopt};
 use quinn_udp::{RecvMeta, Transmit, UdpSockRef, UdpSocketState};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::sys;
+use super::{shares::SendBuffer, sys};
 
 /// Kernel receive buffer asked for, bytes. 4 MiB are 30 ms of 1 Gbit/s: they bridge the time another
 /// process has the core. The kernel charges them only while datagrams wait.
 pub const RECV_BUFFER: usize = 4 << 20;
 
-/// Kernel send buffer asked for, bytes. It holds what a queueing discipline has not sent yet, so it is
-/// latency: enough for two dozen 64 KiB trains and no more.
-pub const SEND_BUFFER: usize = 2 << 20;
+/// Kernel send buffer asked for, bytes, if nothing else is [configured](crate::RuntimeConfig::udp_send_buffer).
+///
+/// The kernel charges it with every packet until its device has taken it, whatever queue it waits in. A full one
+/// holds up every peer for the slowest, so this is more than queues hold: they have limits of their own, as for
+/// the kernel's own packets (`pfifo`: 1,000 trains of 64 KiB; a neighbour that does not answer: 208 KiB). It is
+/// a bound, then, and no reservation: Linux doubles it for its own overhead, so that a socket can never tie up
+/// more than 512 MiB.
+pub const SEND_BUFFER: usize = 256 << 20;
 
 /// `UDP_MAX_SEGMENTS` of linux/udp.h before Linux 6.9.
 const GSO_SEGMENTS_EVERYWHERE: usize = 64;
@@ -32,6 +37,17 @@ pub(crate) trait DatagramSocket {
     /// # Errors
     /// The system call's.
     fn try_send(&mut self, transmit: &Transmit<'_>) -> io::Result<()>;
+
+    /// The send buffer as it is now, if it is so small that it might become full.
+    fn small_send_buffer(&self) -> Option<SendBuffer>;
+}
+
+/// How the sockets are set up.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SocketOptions {
+    pub(crate) gro: bool,
+    /// Asked for, bytes.
+    pub(crate) send_buffer: usize,
 }
 
 /// Which IP a socket speaks.
@@ -67,6 +83,8 @@ pub(crate) struct UdpSocket {
     socket: Socket,
     state: UdpSocketState,
     family: Family,
+    /// Its send buffer's size as read back, if that is small.
+    small_send_buffer: Option<usize>,
     /// The kernel has GSO at all, so a state without it is a state that gave up.
     gso: bool,
     /// Makes the socket as good as full, which no loopback ever is.
@@ -76,7 +94,7 @@ pub(crate) struct UdpSocket {
 
 impl UdpSocket {
     /// Binds to `port` on every address of `family` (0: any port).
-    pub(crate) fn bind(family: Family, port: u16, fwmark: u32, gro: bool) -> io::Result<Self> {
+    pub(crate) fn bind(family: Family, port: u16, fwmark: u32, options: SocketOptions) -> io::Result<Self> {
         let socket = Socket::new(family.domain(), Type::DGRAM.cloexec().nonblocking(), Some(Protocol::UDP))?;
         if family == Family::V6 {
             socket.set_only_v6(true)?;
@@ -84,7 +102,7 @@ impl UdpSocket {
         if fwmark != 0 {
             socket.set_mark(fwmark)?;
         }
-        size_buffers(&socket);
+        size_buffers(&socket, options.send_buffer);
         socket.bind(&family.any(port).into())?;
         let state = UdpSocketState::new(UdpSockRef::from(&socket))?;
         // quinn-udp asks for receive timestamps. Nobody reads them, they make the kernel read its clock
@@ -92,17 +110,21 @@ impl UdpSocket {
         if let Err(error) = setsockopt(&socket, sockopt::ReceiveTimestampns, &false) {
             tracing::debug!(%error, "cannot switch receive timestamps off");
         }
-        if !gro && let Err(error) = setsockopt(&socket, sockopt::UdpGroSegment, &false) {
+        if !options.gro
+            && let Err(error) = setsockopt(&socket, sockopt::UdpGroSegment, &false)
+        {
             tracing::debug!(%error, "cannot switch UDP_GRO off");
         }
         if let Err(error) = sys::allow_fragments(&socket, family == Family::V6) {
             tracing::debug!(%error, "cannot allow fragments");
         }
         let gso = state.max_gso_segments() > 1;
+        let small_send_buffer = socket.send_buffer_size().ok().filter(|size| *size < SEND_BUFFER);
         Ok(Self {
             socket,
             state,
             family,
+            small_send_buffer,
             gso,
             #[cfg(test)]
             full: std::sync::Arc::default(),
@@ -164,6 +186,12 @@ impl DatagramSocket for UdpSocket {
         }
         result
     }
+
+    fn small_send_buffer(&self) -> Option<SendBuffer> {
+        let size = self.small_send_buffer?;
+        let used = sys::unsent(&self.socket).ok()?;
+        Some(SendBuffer { used, size })
+    }
 }
 
 impl AsFd for UdpSocket {
@@ -174,12 +202,12 @@ impl AsFd for UdpSocket {
 
 /// Asks for our buffer sizes: past the system's limits with CAP_NET_ADMIN, within them without. Linux
 /// clamps without an error, so what counts is what is read back.
-fn size_buffers(socket: &Socket) {
+fn size_buffers(socket: &Socket, send_buffer: usize) {
     if setsockopt(socket, sockopt::RcvBufForce, &RECV_BUFFER).is_err() {
         let _ = socket.set_recv_buffer_size(RECV_BUFFER);
     }
-    if setsockopt(socket, sockopt::SndBufForce, &SEND_BUFFER).is_err() {
-        let _ = socket.set_send_buffer_size(SEND_BUFFER);
+    if setsockopt(socket, sockopt::SndBufForce, &send_buffer).is_err() {
+        let _ = socket.set_send_buffer_size(send_buffer);
     }
     tracing::debug!(
         receive = socket.recv_buffer_size().unwrap_or(0),

@@ -1,4 +1,4 @@
-//! The socket options that neither nix nor socket2 knows.
+//! What neither nix nor socket2 knows of sockets.
 #![allow(unsafe_code)]
 
 use std::{
@@ -20,6 +20,17 @@ pub(super) fn allow_fragments(socket: impl AsFd, ipv6: bool) -> io::Result<()> {
     } else {
         set_option(&socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DONT)
     }
+}
+
+/// What the send buffer is charged with, bytes: everything sent that no device has taken yet (`SIOCOUTQ`, udp(7)).
+pub(super) fn unsent(socket: impl AsFd) -> io::Result<usize> {
+    let mut unsent: libc::c_int = 0;
+    // SAFETY: the descriptor is open as long as `socket` is borrowed; the kernel writes one int, to `unsent`.
+    let result = unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), libc::TIOCOUTQ, &raw mut unsent) };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(usize::try_from(unsent).unwrap_or(0))
 }
 
 fn set_option(

@@ -4,7 +4,7 @@
 use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{ArgAction, Args, ValueEnum};
-use io_runtime::{Arrangement, RuntimeConfig};
+use io_runtime::{Arrangement, RuntimeConfig, UDP_SEND_BUFFER};
 use tracing::level_filters::LevelFilter;
 
 use crate::{Trouble, metrics};
@@ -65,6 +65,12 @@ pub struct DaemonArgs {
     #[arg(long, env = "VOLLEY_NO_ICMP_UNREACHABLE", value_parser = switch, action = ArgAction::SetTrue)]
     pub no_icmp_unreachable: bool,
 
+    /// The kernel send buffer to ask for, for each of the two UDP sockets. With much less than this, peers behind
+    /// a link that is slower than what is sent there lose packets sooner.
+    #[arg(long, value_name = "BYTES", env = "VOLLEY_UDP_SEND_BUFFER", default_value_t = UDP_SEND_BUFFER as u32,
+          value_parser = clap::value_parser!(u32).range(4_096..=1 << 30))]
+    pub udp_send_buffer: u32,
+
     /// Serve Prometheus metrics at http://ADDR/metrics. A bare port means the loopback: keep it there, or
     /// others learn who your peers are.
     #[arg(long, value_name = "ADDR", env = "VOLLEY_METRICS", value_parser = metrics::listen_addr)]
@@ -111,6 +117,7 @@ impl DaemonArgs {
             tun_coalesce: !self.no_tun_offload && !self.no_tun_coalesce,
             sched_batch: !self.no_sched_batch,
             icmp_unreachable: !self.no_icmp_unreachable,
+            udp_send_buffer: self.udp_send_buffer as usize,
             listen_port: self.listen_port,
             fwmark: 0,
             mtu,

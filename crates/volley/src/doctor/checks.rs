@@ -127,7 +127,11 @@ fn judge_buffers(send: usize, receive: usize, forced: bool) -> Check {
     }
     Check::warn(
         NAME,
-        format!("{granted}; {} and {} are wanted", kib(UDP_SEND_BUFFER), kib(UDP_RECV_BUFFER)),
+        format!(
+            "{granted}; with {} and {} a peer behind a slow link keeps its whole queue, and no burst is lost",
+            kib(UDP_SEND_BUFFER),
+            kib(UDP_RECV_BUFFER)
+        ),
         format!("sysctl -w net.core.wmem_max={UDP_SEND_BUFFER} net.core.rmem_max={UDP_RECV_BUFFER}"),
     )
 }

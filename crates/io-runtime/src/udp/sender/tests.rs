@@ -8,6 +8,7 @@ use nix::libc::{EADDRNOTAVAIL, EAGAIN, EINTR, EINVAL, EIO, EMSGSIZE, ENETUNREACH
 use proptest::prelude::*;
 
 use super::*;
+use crate::udp::shares::SendBuffer;
 
 /// What a scripted socket saw of one datagram.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +23,9 @@ type Rule = dyn FnMut(&Transmit<'_>) -> Option<i32>;
 /// A socket that answers as its rule says, and checks what every kernel would check.
 struct Fake {
     rule: Box<Rule>,
+    /// Its send buffer, if that is small, and the only destination that fills it.
+    buffer: Option<SendBuffer>,
+    stuck: Option<SocketAddr>,
     calls: usize,
     sent: Vec<Sent>,
     /// Datagrams refused for good when sent plainly.
@@ -30,7 +34,13 @@ struct Fake {
 
 impl Fake {
     fn new(rule: impl FnMut(&Transmit<'_>) -> Option<i32> + 'static) -> Self {
-        Self { rule: Box::new(rule), calls: 0, sent: Vec::new(), refused: Vec::new() }
+        let rule = Box::new(rule);
+        Self { rule, buffer: None, stuck: None, calls: 0, sent: Vec::new(), refused: Vec::new() }
+    }
+
+    /// With a small send buffer, in which everything for `stuck` stays.
+    fn small(size: usize, stuck: SocketAddr) -> Self {
+        Self { buffer: Some(SendBuffer { used: 0, size }), stuck: Some(stuck), ..Self::good() }
     }
 
     fn good() -> Self {
@@ -60,6 +70,14 @@ impl DatagramSocket for Fake {
             }
             return Err(io::Error::from_raw_os_error(errno));
         }
+        if let Some(buffer) = &mut self.buffer {
+            if buffer.used >= buffer.size {
+                return Err(io::Error::from_raw_os_error(EAGAIN));
+            }
+            if self.stuck == Some(transmit.destination) {
+                buffer.used += transmit.contents.len();
+            }
+        }
         self.sent.extend(
             transmit
                 .contents
@@ -67,6 +85,10 @@ impl DatagramSocket for Fake {
                 .map(|bytes| Sent { from: transmit.src_ip, bytes: bytes.to_vec() }),
         );
         Ok(())
+    }
+
+    fn small_send_buffer(&self) -> Option<SendBuffer> {
+        self.buffer
     }
 }
 
@@ -122,11 +144,10 @@ impl Bench {
         sender.flush(queue, Context { now: *now, counters, forget_source: |to| forgotten.push(to) });
     }
 
-    /// A moment later, and both sockets say that they are writable.
-    fn retry(&mut self) {
-        self.now += RETRY_PAUSE;
-        self.sender.unblock(Family::V4);
-        self.sender.unblock(Family::V6);
+    /// The next turn of the loop, a moment later.
+    fn turn_after(&mut self, time: Duration) {
+        self.now += time;
+        self.sender.retry();
         self.flush();
     }
 
@@ -259,28 +280,34 @@ fn too_big_for_the_path_drops_that_one_alone() {
     assert_eq!(bench.counters.traffic.gso_routes_disabled, 0);
 }
 
+const NO_TIME: Duration = Duration::ZERO;
+
 #[test]
-fn a_blocked_socket_keeps_its_place_in_the_batch() {
-    // The train fails; then two datagrams leave, and the third finds the buffer full.
-    let script = vec![Some(EIO), None, None, Some(EAGAIN)];
-    let mut bench = Bench::new(Fake::scripted(script), None);
+fn a_full_socket_keeps_its_place_in_the_batch() {
+    // Trains fail; two datagrams leave, and the third finds the buffer full.
+    let mut alone = 0;
+    let rule = move |transmit: &Transmit<'_>| {
+        alone += u32::from(!is_train(transmit));
+        if is_train(transmit) { Some(EIO) } else { (alone == 3).then_some(EAGAIN) }
+    };
+    let mut bench = Bench::new(Fake::new(rule), None);
     bench.push_many(V4, 6);
     bench.flush();
-    assert_eq!(bench.sender.blocked(Family::V4), Some(Blocked::Full));
+    assert_eq!(bench.sender.retry_at(), Some(bench.now + RETRY_PAUSE));
     assert_eq!(numbers(bench.v4()), [0, 1]);
 
     bench.flush();
-    assert_eq!(bench.v4().calls, 4, "nothing is tried until the socket is writable");
+    assert_eq!(bench.v4().calls, 4, "nothing is tried twice in a turn");
 
-    bench.sender.unblock(Family::V4);
-    bench.flush();
+    bench.turn_after(RETRY_PAUSE);
     assert_eq!(numbers(bench.v4()), [0, 1, 2, 3, 4, 5]);
-    assert_eq!(bench.counters.traffic.gso_routes_disabled, 1, "the verdict outlives the wait");
+    assert_eq!(bench.counters.traffic.gso_routes_disabled, 1);
+    assert_eq!(bench.sender.retry_at(), None);
     assert_eq!(bench.dropped(), 0);
 }
 
 #[test]
-fn one_family_blocked_does_not_stop_the_other() {
+fn one_full_family_does_not_stop_the_other() {
     let mut bench = Bench::new(Fake::new(|_| Some(EAGAIN)), Some(Fake::good()));
     bench.push_many(V4, 4);
     bench.push_many(V6, 4);
@@ -288,20 +315,100 @@ fn one_family_blocked_does_not_stop_the_other() {
     bench.flush();
     assert_eq!(bench.v6().sent.len(), 4);
     assert_eq!(bench.v4().calls, 1);
-    assert_eq!(bench.queue.batches(), 1, "one batch waits in flight, one in the queue");
+    assert_eq!(bench.queue.batches(), 2, "both wait in the queue");
 }
 
 #[test]
-fn no_buffers_waits_for_time_not_only_for_writability() {
-    let mut bench = Bench::new(Fake::scripted(vec![Some(ENOBUFS)]), None);
-    bench.push_many(V4, 2);
+fn a_moment_without_room_loses_nothing() {
+    for errno in [EAGAIN, ENOBUFS] {
+        let mut bench = Bench::new(Fake::scripted(vec![Some(errno); 20]), None);
+        bench.push_many(V4, 2);
+        bench.flush();
+        // However often a busy loop tries meanwhile.
+        for _ in 0..19 {
+            bench.turn_after(PATIENCE / 20);
+        }
+        bench.turn_after(NO_TIME);
+        assert_eq!(numbers(bench.v4()), [0, 1]);
+        assert_eq!(bench.dropped(), 0);
+    }
+}
+
+#[test]
+fn a_full_socket_holds_nobody_up_for_longer_than_a_moment() {
+    let mut bench = Bench::new(Fake::new(|_| Some(EAGAIN)), None);
+    bench.push_many(V4, 4);
+    bench.push_many(V4_OTHER, 4);
     bench.flush();
-    assert_eq!(bench.sender.blocked(Family::V4), Some(Blocked::Until(bench.now + RETRY_PAUSE)));
+    bench.turn_after(PATIENCE);
+    assert_eq!(bench.counters.drops.udp_send_full, 8, "counted for each datagram");
+    assert!(bench.queue.is_empty() && bench.sender.retry_at().is_none());
+
+    bench.turn_after(RETRY_PAUSE);
+    bench.push_many(V4, 4);
     bench.flush();
-    assert_eq!(bench.v4().calls, 1);
-    bench.now += RETRY_PAUSE;
+    assert_eq!(bench.counters.drops.udp_send_full, 12, "what comes later does not wait again");
+
+    bench.sender.v4.socket = Fake::good();
+    bench.push_many(V4, 4);
     bench.flush();
-    assert_eq!(numbers(bench.v4()), [0, 1]);
+    assert_eq!(bench.v4().sent.len(), 4, "and leaves as soon as there is room");
+    assert_eq!(bench.queue.free_buffers(), QueueConfig::DEFAULT.buffers);
+}
+
+#[test]
+fn after_a_while_a_full_socket_is_waited_for_again() {
+    let mut bench = Bench::new(Fake::new(|_| Some(EAGAIN)), None);
+    bench.push_many(V4, 1);
+    bench.flush();
+    bench.turn_after(PATIENCE);
+    assert_eq!(bench.counters.drops.udp_send_full, 1);
+    bench.turn_after(RENEWAL);
+    bench.push_many(V4, 1);
+    bench.flush();
+    assert_eq!(bench.counters.drops.udp_send_full, 1);
+    assert!(bench.sender.retry_at().is_some());
+}
+
+#[test]
+fn in_a_small_buffer_a_stuck_route_loses_its_own_datagrams_and_no_others() {
+    let mut bench = Bench::new(Fake::small(10_000, V4), None);
+    let mut stuck = 0;
+    for turn in 0..200 {
+        bench.push_many(V4, 10);
+        bench.push_many(V4_OTHER, 1);
+        stuck += 10;
+        bench.turn_after(Duration::from_millis(1));
+        assert!(bench.queue.bytes() <= 4 * 1_000, "turn {turn}: what is stuck does not pile up");
+    }
+    let arrived = numbers(bench.v4()).into_iter().filter(|number| number % 11 == 10).count();
+    assert_eq!(arrived, 200, "of the others each leaves in its turn");
+    let lost = bench.counters.drops.udp_send_full;
+    assert_eq!(bench.dropped(), lost);
+    assert!(lost > stuck * 8 / 10 && lost <= stuck, "{lost} of {stuck}");
+}
+
+#[test]
+fn a_route_whose_share_is_full_waits_without_stopping_others() {
+    let mut bench = Bench::new(Fake::small(10_000, V4), None);
+    bench.push_many(V4, 100);
+    bench.push_many(V4_OTHER, 3);
+    bench.flush();
+    let other = numbers(bench.v4()).into_iter().filter(|number| *number >= 100).count();
+    assert_eq!(other, 3);
+    assert!(bench.queue.bytes() > 0 && bench.dropped() == 0);
+
+    bench.sender.v4.socket.stuck = None;
+    bench.sender.v4.socket.buffer = Some(SendBuffer { used: 0, size: 10_000 });
+    bench.turn_after(RETRY_PAUSE);
+    let sent = numbers(bench.v4());
+    assert_eq!(
+        sent.iter().filter(|number| **number < 100).count(),
+        100,
+        "all of it leaves once there is room"
+    );
+    assert!(sent.iter().filter(|number| **number < 100).is_sorted(), "in order");
+    assert_eq!(bench.dropped(), 0);
 }
 
 #[test]
@@ -370,7 +477,7 @@ fn new_sockets_take_over_what_waited_for_the_old() {
     bench.push_many(V4, 4);
     bench.flush();
     assert_eq!(numbers(bench.v4()), [0]);
-    bench.sender.replace_sockets(Fake::good(), Some(Fake::good()), &mut bench.queue);
+    bench.sender.replace_sockets(Fake::good(), Some(Fake::good()));
     bench.push_many(V6, 1);
     bench.flush();
     assert_eq!(numbers(bench.v4()), [1, 2, 3]);
@@ -382,7 +489,7 @@ fn losing_ipv6_with_the_new_sockets_loses_no_count() {
     let mut bench = Bench::new(Fake::good(), Some(Fake::new(|_| Some(EAGAIN))));
     bench.push_many(V6, 3);
     bench.flush();
-    bench.sender.replace_sockets(Fake::good(), None, &mut bench.queue);
+    bench.sender.replace_sockets(Fake::good(), None);
     bench.flush();
     assert_eq!(bench.counters.drops.udp_no_socket, 3);
     assert_eq!(bench.queue.free_buffers(), QueueConfig::DEFAULT.buffers);
@@ -393,7 +500,7 @@ fn losing_ipv6_with_the_new_sockets_loses_no_count() {
 enum Step {
     Push { to: usize, len: usize },
     Flush,
-    Writable,
+    Turn,
     Later,
 }
 
@@ -411,7 +518,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         8 => (0..4usize, prop_oneof![3 => Just(100usize), 1 => 4..200usize])
             .prop_map(|(to, len)| Step::Push { to, len }),
         2 => Just(Step::Flush),
-        1 => Just(Step::Writable),
+        1 => Just(Step::Turn),
         1 => Just(Step::Later),
     ];
     prop::collection::vec(step, 1..200)
@@ -423,8 +530,8 @@ fn errors() -> impl Strategy<Value = Vec<Option<i32>>> {
 }
 
 proptest! {
-    /// Whatever call fails with whatever error: what is lost is what a plain send refused, nothing is
-    /// doubled, and every destination sees its datagrams in the order they were queued.
+    /// Whatever call fails with whatever error: what is lost is what a plain send refused and what waited in vain,
+    /// nothing is doubled, and every destination sees its datagrams in the order they were queued.
     #[test]
     fn errors_at_any_call_lose_no_more_than_a_plain_sender_would(
         steps in steps(),
@@ -441,21 +548,18 @@ proptest! {
                     pushed.entry(to).or_default().push(number);
                 }
                 Step::Flush => bench.flush(),
-                Step::Writable => {
-                    bench.sender.unblock(Family::V4);
-                    bench.sender.unblock(Family::V6);
-                }
+                Step::Turn => bench.turn_after(RETRY_PAUSE),
                 Step::Later => bench.now += Duration::from_millis(700),
             }
             if bench.queue.free_buffers() == 0 {
-                bench.retry();
+                bench.turn_after(RETRY_PAUSE);
             }
         }
         // A script has an end, so this one has: each turn uses up an error or sends something.
         for _ in 0..1_000 {
-            bench.retry();
+            bench.turn_after(RETRY_PAUSE);
         }
-        prop_assert!(bench.queue.is_empty() && !bench.sender.is_blocked());
+        prop_assert!(bench.queue.is_empty() && bench.sender.retry_at().is_none());
         prop_assert_eq!(bench.queue.free_buffers(), QueueConfig::DEFAULT.buffers);
 
         let fakes = [bench.v4(), bench.v6()];
@@ -466,7 +570,9 @@ proptest! {
         let refused: HashSet<u32> =
             fakes.iter().flat_map(|fake| fake.refused.iter().map(|bytes| number(bytes))).collect();
         let lost: HashSet<u32> = (0..bench.next).filter(|number| !unique.contains(number)).collect();
-        prop_assert!(lost.is_subset(&refused), "only what was refused plainly is lost");
+        // What was refused with its pinned source may have waited in vain without.
+        let waited = lost.difference(&refused).count() as u64;
+        prop_assert!(waited <= bench.counters.drops.udp_send_full, "only what was refused plainly is lost, or waited");
         prop_assert_eq!(bench.dropped(), lost.len() as u64, "and all of it is counted");
 
         for queued in pushed.values() {
