@@ -18,7 +18,7 @@ use crate::{
     peer::Peer,
     peer_table::PeerTable,
     shared::Shared,
-    unreachable::{Answers, MAX_ICMP_ERROR_LEN},
+    unreachable::Answers,
 };
 
 /// How a datagram came in.
@@ -65,7 +65,7 @@ pub struct Tunnel<I: Identity> {
     /// The interface is; see `link`.
     pub(crate) is_up: bool,
     /// `None` if nobody is told.
-    answers: Option<Answers>,
+    pub(crate) answers: Option<Answers>,
     /// How many peers were ever created.
     pub(crate) created: u64,
 }
@@ -129,32 +129,6 @@ impl<I: Identity> Tunnel<I> {
             return Ok(Sent::Unreachable);
         };
         peer.send(&packet[..inner.len], inner.ecn, identity, now, &mut self.shared, sink)
-    }
-
-    /// Writes the ICMP error, for the TUN, that tells the sender of `packet` that it cannot go: "host
-    /// unreachable", or over IPv6 "address unreachable", from the packet's own destination. `None` where none
-    /// may be sent (RFC 1122 §3.2.2, RFC 4443 §2.4), or not so many; that is counted. Always `None`, and not
-    /// counted, without [`TunnelConfig::icmp_unreachable`].
-    ///
-    /// Once is enough for packets that came as one super-packet: they have one sender, and one destination.
-    pub fn answer_unreachable(
-        &mut self,
-        packet: &[u8],
-        out: &mut [u8; MAX_ICMP_ERROR_LEN],
-        now: Instant,
-    ) -> Option<usize> {
-        let answers = self.answers.as_mut()?;
-        let traffic = &mut self.shared.counters.traffic;
-        match answers.answer(packet, &Inner::parse(packet)?, out, now) {
-            Ok(len) => {
-                traffic.icmp_unreachable_sent += 1;
-                Some(len)
-            }
-            Err(silence) => {
-                traffic.count_silence(silence);
-                None
-            }
-        }
     }
 
     /// Takes one UDP datagram. `out` must be at least as long as the datagram, and at least

@@ -10,7 +10,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::inner::{IPV4_HEADER_LEN, IPV6_HEADER_LEN, Inner};
+use encrypt::Identity;
+
+use crate::{
+    Tunnel,
+    inner::{IPV4_HEADER_LEN, IPV6_HEADER_LEN, Inner},
+};
 
 /// The longest ICMP error, bytes: IPv6's smallest MTU (RFC 4443 §2.4(c)).
 pub const MAX_ICMP_ERROR_LEN: usize = 1280;
@@ -37,6 +42,34 @@ const TTL: u8 = 64;
 /// (sysctl icmp_msgs_per_sec and icmp_msgs_burst).
 const INTERVAL: Duration = Duration::from_millis(1);
 const BURST: u32 = 50;
+
+impl<I: Identity> Tunnel<I> {
+    /// Writes the ICMP error, for the TUN, that tells the sender of `packet` that it cannot go: "host
+    /// unreachable", or over IPv6 "address unreachable", from the packet's own destination. `None` where none
+    /// may be sent (RFC 1122 §3.2.2, RFC 4443 §2.4), or not so many; that is counted. Always `None`, and not
+    /// counted, without [`TunnelConfig::icmp_unreachable`](crate::TunnelConfig::icmp_unreachable).
+    ///
+    /// Once is enough for packets that came as one super-packet: they have one sender, and one destination.
+    pub fn answer_unreachable(
+        &mut self,
+        packet: &[u8],
+        out: &mut [u8; MAX_ICMP_ERROR_LEN],
+        now: Instant,
+    ) -> Option<usize> {
+        let answers = self.answers.as_mut()?;
+        let traffic = &mut self.shared.counters.traffic;
+        match answers.answer(packet, &Inner::parse(packet)?, out, now) {
+            Ok(len) => {
+                traffic.icmp_unreachable_sent += 1;
+                Some(len)
+            }
+            Err(silence) => {
+                traffic.count_silence(silence);
+                None
+            }
+        }
+    }
+}
 
 /// Why a packet is not answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -75,6 +75,27 @@ impl Stream {
 }
 
 #[test]
+fn a_path_that_marks_everything_as_congested_carries_what_does_not_listen() {
+    lab(&[TOOLS, &["nft"]].concat(), |lab| {
+        let tunnel = Tunnel::new(lab);
+        lab.run(
+            "nft 'table ip path { chain out { type filter hook postrouting priority 0; \
+             oifname near0 udp dport 5001 ip ecn set ce; }; }'",
+        );
+        let said = lab.run("ping -n -i 0.01 -c 20 10.5.0.2");
+        assert!(said.contains(" 20 received"), "{said}");
+        tunnel.works();
+        // Something was marked: the far end tells, without dropping it.
+        let shown = lab.run("volley show wg1 --json");
+        let count = |name: &str| {
+            let line = shown.lines().find(|line| line.contains(name)).expect(name);
+            line.trim().trim_end_matches(',').rsplit(' ').next().and_then(|count| count.parse::<u64>().ok())
+        };
+        assert!(count("core_rx_ce_not_ect").expect("a number") >= 20, "{shown}");
+    });
+}
+
+#[test]
 fn changing_other_settings_and_peers_loses_no_packet() {
     lab(TOOLS, |lab| {
         let tunnel = Tunnel::new(lab);
