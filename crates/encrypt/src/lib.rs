@@ -5,10 +5,13 @@ pub mod boring;
 pub mod deterministic;
 mod ip;
 mod keys;
+pub mod native;
 mod packet;
 mod padding;
 mod timers;
 mod traits;
+pub mod transport;
+mod wipe;
 mod wire;
 
 pub use keys::{KEY_LEN, KeyError, PresharedKey, PrivateKey, PublicKey};
@@ -22,3 +25,4 @@ pub use traits::{
     COOKIE_REPLY_LEN, Classified, DATA_OVERHEAD, INITIATION_LEN, Identity, MAX_CONTROL_LEN, Opened,
     PeerIndex, RESPONSE_LEN, Reject, SealError, Session, SessionConfig, TimerAction,
 };
+pub use wire::Message;

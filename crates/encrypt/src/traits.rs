@@ -89,6 +89,12 @@ pub enum Reject {
     /// The handshake's timestamp is not newer than the last one (§5.1).
     #[error("a replayed handshake")]
     ReplayedHandshake,
+    /// An initiation claims a public key that is no peer's.
+    #[error("no peer has this public key")]
+    UnknownPeer,
+    /// The peer's last initiation was accepted less than 20 ms ago.
+    #[error("a handshake too soon after the last")]
+    TooSoon,
     /// The decrypted content is not an IP packet.
     #[error("the content is not an IP packet")]
     NotIp,

@@ -10,17 +10,41 @@ pub(crate) const TYPE_DATA: u32 = 4;
 
 /// A datagram that has the form of a WireGuard message. Nothing is authenticated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Message {
-    Initiation { sender: u32 },
-    Response { sender: u32, receiver: u32 },
-    CookieReply { receiver: u32 },
-    Data { receiver: u32, counter: u64 },
+pub enum Message {
+    /// A handshake initiation (§5.4.2).
+    Initiation {
+        /// The receiver index for messages to the initiator.
+        sender: u32,
+    },
+    /// A handshake response (§5.4.3).
+    Response {
+        /// The receiver index for messages to the responder.
+        sender: u32,
+        /// The index of the initiation.
+        receiver: u32,
+    },
+    /// A cookie reply (§5.4.7).
+    CookieReply {
+        /// The index of the message that it answers.
+        receiver: u32,
+    },
+    /// A data message (§5.4.6).
+    Data {
+        /// The index of the session.
+        receiver: u32,
+        /// The number of the message in its session.
+        counter: u64,
+    },
 }
 
 impl Message {
-    /// Once this returns `Ok`, every fixed offset of that message type is inside `datagram`.
+    /// Reads type, reserved bytes, length and indices. Once this returns `Ok`, every fixed offset of that message type is
+    /// inside `datagram`.
+    ///
+    /// # Errors
+    /// [`Reject::Malformed`] if it is none of the four.
     #[inline]
-    pub(crate) fn parse(datagram: &[u8]) -> Result<Self, Reject> {
+    pub fn parse(datagram: &[u8]) -> Result<Self, Reject> {
         // The shortest message is an empty data message; nothing below reads past this many bytes.
         if datagram.len() < DATA_OVERHEAD {
             return Err(Reject::Malformed);

@@ -1,0 +1,245 @@
+//! Looks for secrets in the memory of a process that had them and lives on.
+//!
+//! The test runs itself once more as a child. The child is given the private keys, pre-shared key and ephemeral keys of a known
+//! handshake (`vectors/`), plays both ends of it, lets other threads seal and open with the keys, and stops at two points:
+//! while it has everything, and when all of it is gone. At each the parent reads the child's whole writable memory. At the
+//! first it must find the session keys (or it would be blind), at the second no secret of the handshake at all: session keys,
+//! chaining keys, results of Diffie–Hellman, pre-shared, private and ephemeral keys, nor the two forms HMAC gives its keys.
+
+mod support;
+
+use std::{
+    fs::File,
+    io::{Read, Write},
+    os::unix::fs::FileExt,
+    process::{ChildStdin, ChildStdout, Command, Stdio},
+    sync::mpsc,
+};
+
+use encrypt::{
+    INITIATION_LEN, PresharedKey, PrivateKey, RESPONSE_LEN,
+    native::{Addressed, LocalIdentity, PeerHandshake},
+};
+use rand_core::{CryptoRng, Error, RngCore};
+use support::{Vector, start, wall};
+use zeroize::{Zeroize, Zeroizing};
+
+const CHILD: &str = "--as-the-child";
+
+fn main() {
+    if std::env::args().any(|argument| argument == CHILD) {
+        child();
+        return;
+    }
+    for (name, test) in [
+        ("no_secret_is_left_in_memory_when_keys_and_peers_are_gone", parent as fn()),
+    ] {
+        test();
+        println!("test {name} ... ok");
+    }
+}
+
+/// What the child is given, in this order, 32 bytes each.
+const INPUTS: [&str; 5] = ["static_i", "static_r", "psk", "ephemeral_i", "ephemeral_r"];
+
+// ---------------------------------------------------------------------------------------------------------------- parent
+
+fn parent() {
+    let vector = Vector::all().into_iter().find(|vector| vector.psk().is_some()).expect("one with a pre-shared key");
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .arg(CHILD)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let (mut to, mut from) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+    for input in INPUTS {
+        to.write_all(vector.bytes(input)).unwrap();
+    }
+    let patterns = patterns(&vector);
+
+    await_stop(&mut from);
+    let found = search(child.id(), &patterns);
+    for secret in ["initiators", "responders", "static_i", "static_r", "psk"] {
+        assert!(found.iter().any(|found| found == secret), "{secret} is in use, and must be seen: {found:?}");
+    }
+
+    go_on(&mut to);
+    await_stop(&mut from);
+    let found = search(child.id(), &patterns);
+    go_on(&mut to);
+    assert!(child.wait().unwrap().success());
+    assert!(found.is_empty(), "left in memory: {found:?}");
+}
+
+/// Each half of each secret by itself: a copy of one half tells too much as well. Private keys are copied with a few bits changed
+/// (clamping), so the bytes that this can change are left out.
+fn patterns(vector: &Vector) -> Vec<(String, Vec<u8>)> {
+    let mut patterns = Vec::new();
+    for (name, secret) in vector.secrets() {
+        for (part, half) in [("", &secret[1..16]), (", second half", &secret[16..31])] {
+            patterns.push((format!("{name}{part}"), half.to_vec()));
+            for (pad, mask) in [("ipad", 0x36), ("opad", 0x5c)] {
+                patterns.push((format!("{name}{part}, {pad}"), half.iter().map(|byte| byte ^ mask).collect()));
+            }
+        }
+    }
+    patterns
+}
+
+fn await_stop(from: &mut ChildStdout) {
+    from.read_exact(&mut [0]).expect("the child comes this far");
+}
+
+fn go_on(to: &mut ChildStdin) {
+    to.write_all(&[0]).unwrap();
+}
+
+/// The names of the patterns that are in the writable memory of a process.
+fn search(process: u32, patterns: &[(String, Vec<u8>)]) -> Vec<String> {
+    let maps = std::fs::read_to_string(format!("/proc/{process}/maps")).unwrap();
+    let memory = File::open(format!("/proc/{process}/mem")).unwrap();
+    let mut found = Vec::new();
+    let mut searched = 0;
+    for line in maps.lines().filter(|line| line.split(' ').nth(1).is_some_and(|mode| mode.starts_with("rw"))) {
+        let (start, end) = line.split_once(' ').unwrap().0.split_once('-').unwrap();
+        let [start, end] = [start, end].map(|address| u64::from_str_radix(address, 16).unwrap());
+        let mut bytes = vec![0; (end - start) as usize];
+        if memory.read_exact_at(&mut bytes, start).is_err() {
+            continue; // [vvar] and the like
+        }
+        searched += bytes.len();
+        for (name, pattern) in patterns {
+            // The first byte is looked for alone: it is much faster.
+            let first = pattern[0];
+            let hit = |at: usize| bytes[at] == first && bytes[at..].starts_with(pattern);
+            if !found.contains(name) && (0..bytes.len()).any(hit) {
+                found.push(name.clone());
+            }
+        }
+    }
+    assert!(searched > 100_000, "stack and heap at least");
+    found
+}
+
+// ----------------------------------------------------------------------------------------------------------------- child
+
+/// Gives one ephemeral key, straight from the pipe.
+struct FromParent<'a>(&'a File);
+
+impl RngCore for FromParent<'_> {
+    fn next_u32(&mut self) -> u32 {
+        unreachable!("only ephemeral keys are drawn")
+    }
+    fn next_u64(&mut self) -> u64 {
+        unreachable!("only ephemeral keys are drawn")
+    }
+    fn fill_bytes(&mut self, bytes: &mut [u8]) {
+        (&mut self.0).read_exact(bytes).unwrap();
+    }
+    fn try_fill_bytes(&mut self, bytes: &mut [u8]) -> Result<(), Error> {
+        self.fill_bytes(bytes);
+        Ok(())
+    }
+}
+
+impl CryptoRng for FromParent<'_> {}
+
+/// Stops for the parent to look.
+fn stop(input: &File) {
+    let mut output = std::io::stdout();
+    output.write_all(&[0]).and_then(|()| output.flush()).unwrap();
+    (&mut &*input).read_exact(&mut [0]).unwrap();
+}
+
+/// Reads 32 bytes and makes something of them that is wiped, in a box.
+fn read<T>(mut input: &File, make: impl FnOnce(&[u8; 32]) -> T) -> T {
+    let mut bytes = Zeroizing::new([0; 32]);
+    input.read_exact(&mut *bytes).unwrap();
+    make(&bytes)
+}
+
+/// Not `std::io::stdin`, which has a buffer of its own.
+#[inline(never)]
+fn child() {
+    let input = File::open("/dev/stdin").unwrap();
+    // One that only uses keys which others hold longer, and one that is the last to hold them.
+    let helpers = [Helper::start(), Helper::start()];
+
+    let [i, r] = [0; 2].map(|_| {
+        let mut key = read(&input, |bytes| Box::new(PrivateKey::from_bytes(*bytes)));
+        let identity = LocalIdentity::new(&key);
+        key.zeroize();
+        scrub();
+        identity
+    });
+    let psk = read(&input, |bytes| Box::new(PresharedKey::from_bytes(*bytes)));
+    let mut to_r = PeerHandshake::new(r.public_key(), Some(&psk));
+    let mut to_i = PeerHandshake::new(i.public_key(), Some(&psk));
+    drop(psk);
+    scrub();
+
+    let (now, wall) = (start(), wall(1));
+    let mut initiation = [0; INITIATION_LEN];
+    to_r.initiate(&i, 1, wall, now, &mut FromParent(&input), &mut initiation).unwrap();
+    let Ok(Addressed::Initiation(message)) = r.verify_mac1(&initiation) else { panic!() };
+    let mut response = [0; RESPONSE_LEN];
+    let handshakes = &mut to_i;
+    let find = move |_: &_| Some(((), handshakes));
+    let ((), rs) = r.respond(&message, find, 2, now, &mut FromParent(&input), &mut response).unwrap();
+    let Ok(Addressed::Response(message)) = i.verify_mac1(&response) else { panic!() };
+    let is = to_r.read_response(&i, &message).unwrap();
+
+    // Both directions, on this thread and on the others.
+    for (from, to) in [(&is, &rs), (&rs, &is)].map(|(from, to)| (from.keys().clone(), to.keys().clone())) {
+        let job = move || {
+            let mut train = [0; 5 * 100];
+            from.lease(5).unwrap().seal_train(&mut train, 100).unwrap();
+            to.open_train(&mut train, 100, |_, opened| assert!(opened.is_ok()));
+        };
+        job();
+        for helper in &helpers {
+            helper.run(job.clone());
+        }
+    }
+    stop(&input);
+
+    // The last holder of the keys is not their owner, but a lease on another thread.
+    let lease = is.keys().lease(1).unwrap();
+    drop((is, rs));
+    helpers[1].run(move || lease.seal_train(&mut [0; 32], 32).unwrap());
+    drop((to_i, to_r));
+    drop((i, r));
+    stop(&input);
+}
+
+/// A thread that does jobs, and sleeps in between with whatever they left on its stack.
+struct Helper {
+    jobs: mpsc::Sender<Box<dyn FnOnce() + Send>>,
+    done: mpsc::Receiver<()>,
+}
+
+impl Helper {
+    fn start() -> Self {
+        let (jobs, inbox) = mpsc::channel::<Box<dyn FnOnce() + Send>>();
+        let (report, done) = mpsc::channel();
+        std::thread::spawn(move || {
+            for job in inbox {
+                job();
+                report.send(()).unwrap();
+            }
+        });
+        Self { jobs, done }
+    }
+
+    fn run(&self, job: impl FnOnce() + Send + 'static) {
+        self.jobs.send(Box::new(job)).unwrap();
+        self.done.recv().unwrap();
+    }
+}
+
+/// The child's own copies of what it was given are on its stack; they are no concern of the crate's.
+#[inline(never)]
+fn scrub() {
+    zeroize::optimization_barrier(&[0u8; 16 << 10]);
+}

@@ -1,0 +1,224 @@
+//! Trains of data messages: sealed with leases, opened by whoever, delivered by the replay window alone.
+
+use chacha20poly1305::{AeadInPlace, ChaCha20Poly1305, KeyInit};
+use encrypt::{
+    DATA_OVERHEAD, REJECT_AFTER_MESSAGES, Reject,
+    transport::{DATA_HEADER_LEN, Fresh, KeyPair, TrainError, Unchecked},
+};
+use proptest::prelude::*;
+
+const KEYS: [[u8; 32]; 2] = [[0x11; 32], [0x22; 32]];
+
+/// Two ends of one session: 0xa... sends to 0xb....
+fn ends() -> (KeyPair, KeyPair) {
+    let [one, two] = &KEYS;
+    (KeyPair::new(0xa000_0001, 0xb000_0002, one, two), KeyPair::new(0xb000_0002, 0xa000_0001, two, one))
+}
+
+/// A train of `len` bytes in all, with a plaintext that tells where it was.
+fn train(len: usize) -> Vec<u8> {
+    (0..len).map(|at| (at / 7) as u8 | 1).collect()
+}
+
+fn sealed(from: &KeyPair, len: usize, stride: usize) -> Vec<u8> {
+    let mut train = train(len);
+    from.keys().lease(len.div_ceil(stride)).unwrap().seal_train(&mut train, stride).unwrap();
+    train
+}
+
+/// Opens a train and commits what opened; each datagram's plaintext or reason.
+fn receive(to: &mut KeyPair, train: &mut [u8], stride: usize) -> Vec<Result<Vec<u8>, Reject>> {
+    let mut opened = Vec::new();
+    to.keys().open_train(train, stride, |place, result| opened.push((place, result)));
+    opened
+        .into_iter()
+        .map(|(place, result)| {
+            let fresh = to.commit(result?)?;
+            Ok(train[place][fresh.content()].to_vec())
+        })
+        .collect()
+}
+
+/// The message that the paper's §5.4.6 describes, by another implementation of the cipher.
+#[test]
+fn a_sealed_train_is_the_papers_messages_one_behind_the_other() {
+    let (a, _) = ends();
+    let _skipped = a.keys().lease(0x0102).unwrap();
+    let (stride, len) = (100, 240);
+    let train_sealed = sealed(&a, len, stride);
+    let cipher = ChaCha20Poly1305::new(&KEYS[0].into());
+    for (datagram, (plain, counter)) in train_sealed.chunks(stride).zip(train(len).chunks(stride).zip(0x0102u64..)) {
+        let header = [4, 0, 0, 0, 0x02, 0, 0, 0xb0, counter as u8, 1, 0, 0, 0, 0, 0, 0];
+        assert_eq!(datagram[..16], header);
+        let mut nonce = [0; 12];
+        nonce[4..].copy_from_slice(&counter.to_le_bytes());
+        let mut content = plain[16..plain.len() - 16].to_vec();
+        let tag = cipher.encrypt_in_place_detached(&nonce.into(), &[], &mut content).unwrap();
+        assert_eq!(datagram[16..], [&content[..], &tag[..]].concat());
+    }
+}
+
+#[test]
+fn a_train_arrives_whole_and_only_once() {
+    let (a, mut b) = ends();
+    let (stride, len) = (1452, 44 * 1452 + 500);
+    let on_the_wire = sealed(&a, len, stride);
+    let plain: Vec<_> = train(len).chunks(stride).map(|d| Ok(d[16..d.len() - 16].to_vec())).collect();
+    assert_eq!(receive(&mut b, &mut on_the_wire.clone(), stride), plain);
+    assert_eq!(receive(&mut b, &mut on_the_wire.clone(), stride), vec![Err(Reject::Replay); 45]);
+}
+
+#[test]
+fn a_duplicate_inside_one_train_opens_and_fails_at_commit() {
+    let (a, mut b) = ends();
+    let one = sealed(&a, 64, 64);
+    let mut twice = [one.clone(), one].concat();
+    let received = receive(&mut b, &mut twice, 64);
+    assert!(received[0].is_ok());
+    assert_eq!(received[1], Err(Reject::Replay));
+}
+
+#[test]
+fn a_datagram_of_other_keys_inside_a_train_is_told_and_left_as_it_was() {
+    let (a, mut b) = ends();
+    let other = KeyPair::new(1, 2, &[1; 32], &[2; 32]);
+    let mut mixed = [sealed(&a, 64, 64), sealed(&other, 64, 64), sealed(&a, 64, 64)].concat();
+    let before = mixed.clone();
+    let received = receive(&mut b, &mut mixed, 64);
+    assert!(received[0].is_ok() && received[2].is_ok());
+    assert_eq!(received[1], Err(Reject::NoSession));
+    assert_eq!(mixed[64..128], before[64..128]);
+}
+
+#[test]
+fn what_does_not_authenticate_is_zeros_afterwards_and_its_neighbours_are_whole() {
+    let (a, mut b) = ends();
+    let mut train = sealed(&a, 300, 100);
+    train[100 + 50] ^= 1;
+    let received = receive(&mut b, &mut train, 100);
+    assert!(received[0].is_ok() && received[2].is_ok());
+    assert_eq!(received[1], Err(Reject::BadTag));
+    assert_eq!(train[116..200], [0; 84]);
+}
+
+#[test]
+fn a_counter_past_the_limit_is_refused_before_it_is_opened() {
+    let (a, b) = ends();
+    for counter in [REJECT_AFTER_MESSAGES, REJECT_AFTER_MESSAGES + 1, u64::MAX] {
+        let mut datagram = sealed(&a, 64, 64);
+        datagram[8..16].copy_from_slice(&counter.to_le_bytes());
+        let before = datagram.clone();
+        assert_eq!(b.keys().open(&mut datagram).unwrap_err(), Reject::Replay);
+        assert_eq!(datagram, before);
+    }
+}
+
+#[test]
+fn a_message_opened_with_the_keys_of_one_session_is_not_committed_to_another() {
+    let (a, b) = ends();
+    let (_, mut third) = (0, KeyPair::new(0xb000_0003, 0xa000_0001, &KEYS[1], &KEYS[0]));
+    let opened = b.keys().open(&mut sealed(&a, 64, 64)).unwrap();
+    assert_eq!(third.commit(opened).unwrap_err(), Reject::NoSession);
+}
+
+#[test]
+fn a_train_that_does_not_fit_its_lease_is_left_as_it_was() {
+    let (a, _) = ends();
+    for (leased, len, stride) in
+        [(2, 300, 100), (4, 300, 100), (1, 31, 31), (3, 231, 100), (3, 300, 0), (0, 32, 32), (1, 0, 32), (1, 0, 0)]
+    {
+        let mut bytes = train(len);
+        let lease = a.keys().lease(leased).unwrap();
+        assert_eq!(lease.seal_train(&mut bytes, stride), Err(TrainError), "{leased} {len} {stride}");
+        assert_eq!(bytes, train(len));
+    }
+    a.keys().lease(0).unwrap().seal_train(&mut [], 100).unwrap();
+}
+
+#[test]
+fn keepalives_are_trains_too() {
+    let (a, mut b) = ends();
+    let mut datagram = sealed(&a, DATA_OVERHEAD, DATA_OVERHEAD);
+    let opened = b.keys().open(&mut datagram).unwrap();
+    let fresh = b.commit(opened).unwrap();
+    assert!(fresh.is_keepalive());
+    assert!(fresh.content().is_empty());
+}
+
+/// Many threads seal with one session's keys; every message arrives, each counter once.
+#[test]
+fn any_thread_may_seal_and_any_may_open() {
+    let (a, mut b) = ends();
+    let sealing = |keys: &std::sync::Arc<encrypt::transport::TransportKeys>| {
+        let mut trains = Vec::new();
+        for _ in 0..50 {
+            let mut train = train(5 * 64);
+            keys.lease(5).unwrap().seal_train(&mut train, 64).unwrap();
+            trains.push(train);
+        }
+        trains
+    };
+    let trains: Vec<Vec<u8>> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..4).map(|_| scope.spawn(|| sealing(a.keys()))).collect();
+        threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+    });
+    for mut train in trains {
+        assert!(receive(&mut b, &mut train, 64).iter().all(Result::is_ok));
+    }
+    assert_eq!(a.keys().leased(), 1000);
+}
+
+#[test]
+fn what_crosses_threads_may_and_what_may_not_be_copied_cannot() {
+    fn crosses_threads<T: Send>() {}
+    fn is_shared<T: Send + Sync>() {}
+    crosses_threads::<encrypt::transport::Lease>();
+    crosses_threads::<Unchecked>();
+    crosses_threads::<Fresh>();
+    crosses_threads::<KeyPair>();
+    is_shared::<encrypt::transport::TransportKeys>();
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn trains_of_any_shape_survive(content in 0usize..300, datagrams in 1usize..60, shorter in 0usize..300) {
+        let (a, mut b) = ends();
+        let stride = content + DATA_OVERHEAD;
+        let len = stride * datagrams - shorter.min(content);
+        let mut on_the_wire = sealed(&a, len, stride);
+        let plain: Vec<_> = train(len).chunks(stride).map(|d| Ok(d[16..d.len() - 16].to_vec())).collect();
+        prop_assert_eq!(receive(&mut b, &mut on_the_wire, stride), plain);
+    }
+
+    #[test]
+    fn hostile_trains_come_to_nothing(
+        mut bytes in prop::collection::vec(any::<u8>(), 0..2000),
+        stride in 0usize..300,
+        raw: bool,
+        counter: u64,
+    ) {
+        let (_, mut b) = ends();
+        if !raw {
+            let header = [4, 0, 0, 0, 0x02, 0, 0, 0xb0].into_iter().chain(counter.to_le_bytes());
+            for datagram in bytes.chunks_mut(stride.max(1)) {
+                datagram.iter_mut().zip(header.clone()).for_each(|(byte, value)| *byte = value);
+            }
+        }
+        let received = receive(&mut b, &mut bytes, stride);
+        prop_assert!(received.iter().all(Result::is_err));
+        prop_assert!(received.len() <= 2000);
+    }
+
+    #[test]
+    fn a_changed_bit_is_never_delivered(len in 32usize..200, at: prop::sample::Index, bit in 0u8..8) {
+        let (a, mut b) = ends();
+        let good = sealed(&a, len, len);
+        let mut bad = good.clone();
+        bad[at.index(len)] ^= 1 << bit;
+        prop_assert!(receive(&mut b, &mut bad, len)[0].is_err());
+        prop_assert!(!bad[DATA_HEADER_LEN..].windows(8).any(|window| train(len).windows(8).any(|plain| plain == window)));
+        prop_assert!(receive(&mut b, &mut good.clone(), len)[0].is_ok(), "a forged message took nothing from the window");
+    }
+}
