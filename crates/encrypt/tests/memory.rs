@@ -1,6 +1,6 @@
 //! Looks for secrets in the memory of a process that had them and lives on.
 //!
-//! The test runs itself once more as a child. The child is given the private keys, pre-shared key and ephemeral keys of a known
+//! The test runs itself again as a child. The child is given the private keys, pre-shared key and ephemeral keys of a known
 //! handshake (`vectors/`), plays both ends of it, lets other threads seal and open with the keys, and stops at two points:
 //! while it has everything, and when all of it is gone. At each the parent reads the child's whole writable memory. At the
 //! first it must find the session keys (or it would be blind), at the second no secret of the handshake at all: session keys,
@@ -24,17 +24,29 @@ use rand_core::{CryptoRng, Error, RngCore};
 use support::{Vector, start, wall};
 use zeroize::{Zeroize, Zeroizing};
 
-const CHILD: &str = "--as-the-child";
+/// How the child lets go of its secrets.
+#[derive(Clone, Copy, PartialEq)]
+enum End {
+    /// Peers and identities are dropped.
+    Removed,
+    /// Peers stay, with another pre-shared key, after the private keys were replaced and the sessions expired.
+    Changed,
+}
+
+const CHILD: [(&str, End); 2] =
+    [("--as-the-child-that-removes", End::Removed), ("--as-the-child-that-changes", End::Changed)];
 
 fn main() {
-    if std::env::args().any(|argument| argument == CHILD) {
-        child();
-        return;
+    for argument in std::env::args() {
+        if let Some((_, end)) = CHILD.iter().find(|(name, _)| *name == argument) {
+            return child(*end);
+        }
     }
-    for (name, test) in [
-        ("no_secret_is_left_in_memory_when_keys_and_peers_are_gone", parent as fn()),
+    for (name, end) in [
+        ("no_secret_is_left_in_memory_when_peers_and_keys_are_removed", End::Removed),
+        ("no_secret_is_left_in_memory_when_all_keys_have_changed", End::Changed),
     ] {
-        test();
+        parent(end);
         println!("test {name} ... ok");
     }
 }
@@ -44,10 +56,11 @@ const INPUTS: [&str; 5] = ["static_i", "static_r", "psk", "ephemeral_i", "epheme
 
 // ---------------------------------------------------------------------------------------------------------------- parent
 
-fn parent() {
-    let vector = Vector::all().into_iter().find(|vector| vector.psk().is_some()).expect("one with a pre-shared key");
+fn parent(end: End) {
+    let vector =
+        Vector::all().into_iter().find(|vector| vector.psk().is_some()).expect("one with a pre-shared key");
     let mut child = Command::new(std::env::current_exe().unwrap())
-        .arg(CHILD)
+        .args(CHILD.iter().filter(|(_, child)| *child == end).map(|(name, _)| name))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
@@ -65,6 +78,7 @@ fn parent() {
     }
 
     go_on(&mut to);
+    to.write_all(vector.bytes("ephemeral_i")).unwrap();
     await_stop(&mut from);
     let found = search(child.id(), &patterns);
     go_on(&mut to);
@@ -80,7 +94,8 @@ fn patterns(vector: &Vector) -> Vec<(String, Vec<u8>)> {
         for (part, half) in [("", &secret[1..16]), (", second half", &secret[16..31])] {
             patterns.push((format!("{name}{part}"), half.to_vec()));
             for (pad, mask) in [("ipad", 0x36), ("opad", 0x5c)] {
-                patterns.push((format!("{name}{part}, {pad}"), half.iter().map(|byte| byte ^ mask).collect()));
+                patterns
+                    .push((format!("{name}{part}, {pad}"), half.iter().map(|byte| byte ^ mask).collect()));
             }
         }
     }
@@ -101,7 +116,8 @@ fn search(process: u32, patterns: &[(String, Vec<u8>)]) -> Vec<String> {
     let memory = File::open(format!("/proc/{process}/mem")).unwrap();
     let mut found = Vec::new();
     let mut searched = 0;
-    for line in maps.lines().filter(|line| line.split(' ').nth(1).is_some_and(|mode| mode.starts_with("rw"))) {
+    for line in maps.lines().filter(|line| line.split(' ').nth(1).is_some_and(|mode| mode.starts_with("rw")))
+    {
         let (start, end) = line.split_once(' ').unwrap().0.split_once('-').unwrap();
         let [start, end] = [start, end].map(|address| u64::from_str_radix(address, 16).unwrap());
         let mut bytes = vec![0; (end - start) as usize];
@@ -161,7 +177,7 @@ fn read<T>(mut input: &File, make: impl FnOnce(&[u8; 32]) -> T) -> T {
 
 /// Not `std::io::stdin`, which has a buffer of its own.
 #[inline(never)]
-fn child() {
+fn child(end: End) {
     let input = File::open("/dev/stdin").unwrap();
     // One that only uses keys which others hold longer, and one that is the last to hold them.
     let helpers = [Helper::start(), Helper::start()];
@@ -208,9 +224,24 @@ fn child() {
     let lease = is.keys().lease(1).unwrap();
     drop((is, rs));
     helpers[1].run(move || lease.seal_train(&mut [0; 32], 32).unwrap());
-    drop((to_i, to_r));
-    drop((i, r));
-    stop(&input);
+    // One initiation more, that is never answered: its secrets are those of the first, for its ephemeral key is the same.
+    let mut again = [0; INITIATION_LEN];
+    to_r.initiate(&i, 3, wall, now, &mut FromParent(&input), &mut again).unwrap();
+    match end {
+        End::Removed => {
+            drop((to_i, to_r, i, r));
+            stop(&input);
+        }
+        End::Changed => {
+            drop((i, r));
+            for peer in [&mut to_i, &mut to_r] {
+                peer.set_preshared_key(None);
+                peer.forget_identity();
+            }
+            stop(&input);
+            assert_eq!((to_i.pending(), to_r.pending()), (None, None));
+        }
+    }
 }
 
 /// A thread that does jobs, and sleeps in between with whatever they left on its stack.

@@ -44,7 +44,8 @@ impl End {
         self.next_index += 1;
         let (known, handshakes) = (*self.peer.public_key(), &mut self.peer);
         let find = move |claimed: &PublicKey| (*claimed == known).then_some(((), handshakes));
-        let answer = self.identity.respond(&initiation, find, self.next_index, net.now, &mut net.rng, &mut out);
+        let answer =
+            self.identity.respond(&initiation, find, self.next_index, net.now, &mut net.rng, &mut out);
         assert!(answer.is_ok() || out == [0; RESPONSE_LEN], "nothing is written for who is refused");
         answer.map(|((), keys)| (out, keys))
     }
@@ -77,7 +78,11 @@ fn ends(psks: [Option<PresharedKey>; 2]) -> (End, End, Net) {
     let peer_a = PeerHandshake::new(b.public_key(), psk_a.as_ref());
     let peer_b = PeerHandshake::new(a.public_key(), psk_b.as_ref());
     let net = Net { now: start(), wall: wall(1_700_000_000), rng: Seeded(1) };
-    (End { identity: a, peer: peer_a, next_index: 100 }, End { identity: b, peer: peer_b, next_index: 200 }, net)
+    (
+        End { identity: a, peer: peer_a, next_index: 100 },
+        End { identity: b, peer: peer_b, next_index: 200 },
+        net,
+    )
 }
 
 fn psk(seed: u8) -> Option<PresharedKey> {
@@ -282,7 +287,11 @@ fn no_handshake_with_a_low_order_key_begins_or_completes() {
         let mut out = [0; INITIATION_LEN];
         let mut peer = PeerHandshake::new(PublicKey::from_bytes(key), None);
         let initiated = peer.initiate(&a.identity, 1, net.wall, net.now, &mut net.rng, &mut out);
-        assert_eq!((initiated, out, peer.pending()), (Err(LowOrderKey), [0; INITIATION_LEN], None), "{key:02x?}");
+        assert_eq!(
+            (initiated, out, peer.pending()),
+            (Err(LowOrderKey), [0; INITIATION_LEN], None),
+            "{key:02x?}"
+        );
 
         // As an ephemeral key, in both messages.
         let mut initiation = a.initiate(&mut net);

@@ -141,7 +141,12 @@ impl End for Native {
                         let find = move |claimed: &PublicKey| (*claimed == known).then_some(((), handshakes));
                         let mut message = [0; RESPONSE_LEN];
                         let answer = self.identity.respond(
-                            &initiation, find, index, now.now, &mut self.rng, &mut message,
+                            &initiation,
+                            find,
+                            index,
+                            now.now,
+                            &mut self.rng,
+                            &mut message,
                         );
                         let Ok(((), keys)) = answer else {
                             self.next = unconfirmed;
@@ -185,7 +190,8 @@ impl Boring {
 impl End for Boring {
     fn initiate(&mut self, _now: Now, out: &mut Vec<Vec<u8>>) {
         let mut message = [0; 2048];
-        if let TunnResult::WriteToNetwork(message) = self.tunn.format_handshake_initiation(&mut message, true) {
+        if let TunnResult::WriteToNetwork(message) = self.tunn.format_handshake_initiation(&mut message, true)
+        {
             out.push(message.to_vec());
         }
     }
@@ -373,7 +379,10 @@ fn native_and_boringtun_understand_each_other_in_every_mix() {
             panic!("seed {seed}: VOLLEY_ORACLE_FIRST_SEED={seed} VOLLEY_ORACLE_SEEDS=1 replays its schedule")
         });
     }
-    assert!(delivered > seeds / 2, "the bad network let something through: {delivered} packets of {seeds} conversations");
+    assert!(
+        delivered > seeds / 2,
+        "the bad network let something through: {delivered} packets of {seeds} conversations"
+    );
 }
 
 /// Different pre-shared keys, in every mix of roles: no session.

@@ -47,7 +47,9 @@ fn a_sealed_train_is_the_papers_messages_one_behind_the_other() {
     let (stride, len) = (100, 240);
     let train_sealed = sealed(&a, len, stride);
     let cipher = ChaCha20Poly1305::new(&KEYS[0].into());
-    for (datagram, (plain, counter)) in train_sealed.chunks(stride).zip(train(len).chunks(stride).zip(0x0102u64..)) {
+    for (datagram, (plain, counter)) in
+        train_sealed.chunks(stride).zip(train(len).chunks(stride).zip(0x0102u64..))
+    {
         let header = [4, 0, 0, 0, 0x02, 0, 0, 0xb0, counter as u8, 1, 0, 0, 0, 0, 0, 0];
         assert_eq!(datagram[..16], header);
         let mut nonce = [0; 12];
@@ -124,9 +126,16 @@ fn a_message_opened_with_the_keys_of_one_session_is_not_committed_to_another() {
 #[test]
 fn a_train_that_does_not_fit_its_lease_is_left_as_it_was() {
     let (a, _) = ends();
-    for (leased, len, stride) in
-        [(2, 300, 100), (4, 300, 100), (1, 31, 31), (3, 231, 100), (3, 300, 0), (0, 32, 32), (1, 0, 32), (1, 0, 0)]
-    {
+    for (leased, len, stride) in [
+        (2, 300, 100),
+        (4, 300, 100),
+        (1, 31, 31),
+        (3, 231, 100),
+        (3, 300, 0),
+        (0, 32, 32),
+        (1, 0, 32),
+        (1, 0, 0),
+    ] {
         let mut bytes = train(len);
         let lease = a.keys().lease(leased).unwrap();
         assert_eq!(lease.seal_train(&mut bytes, stride), Err(TrainError), "{leased} {len} {stride}");

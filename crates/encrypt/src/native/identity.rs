@@ -1,10 +1,6 @@
 //! Our private key: which handshake messages are for us, and our answers to initiations.
 
-use std::{
-    fmt,
-    net::SocketAddr,
-    time::Instant,
-};
+use std::{fmt, net::SocketAddr, time::Instant};
 
 use rand_core::CryptoRngCore;
 use x25519_dalek::StaticSecret;

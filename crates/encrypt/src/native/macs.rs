@@ -93,12 +93,7 @@ impl ReceiverKeys {
         let mut content = Zeroizing::new([0; MAC_LEN]);
         content.copy_from_slice(sealed);
         XChaCha20Poly1305::new(&self.cookie.into())
-            .decrypt_in_place_detached(
-                reply[cookie_reply::NONCE].into(),
-                mac1,
-                &mut *content,
-                tag.into(),
-            )
+            .decrypt_in_place_detached(reply[cookie_reply::NONCE].into(), mac1, &mut *content, tag.into())
             .map_err(|_| Invalid)?;
         cookie.copy_from_slice(&*content);
         Ok(())

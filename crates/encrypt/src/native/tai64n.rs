@@ -74,7 +74,15 @@ mod tests {
     #[test]
     fn each_stamp_is_later_than_the_last_whatever_the_clock_does() {
         let mut last = None;
-        let clock = [at(1_000, 0), at(1_000, 1), at(1_000, 999_999_999), at(5, 0), at(0, 0), at(1 << 40, 0), at(7, 7)];
+        let clock = [
+            at(1_000, 0),
+            at(1_000, 1),
+            at(1_000, 999_999_999),
+            at(5, 0),
+            at(0, 0),
+            at(1 << 40, 0),
+            at(7, 7),
+        ];
         for wall in clock.into_iter().chain(std::iter::repeat_n(at(7, 7), 200)) {
             let stamp = Tai64n::after(last, wall);
             assert!(Some(stamp) > last, "{wall:?}");
@@ -93,6 +101,9 @@ mod tests {
     #[test]
     fn a_clock_that_is_set_after_the_start_counts_at_once() {
         let unset = Tai64n::after(None, at(10, 0));
-        assert_eq!(Tai64n::after(Some(unset), at(1_700_000_000, 0)), Tai64n::after(None, at(1_700_000_000, 0)));
+        assert_eq!(
+            Tai64n::after(Some(unset), at(1_700_000_000, 0)),
+            Tai64n::after(None, at(1_700_000_000, 0))
+        );
     }
 }

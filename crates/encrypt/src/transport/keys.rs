@@ -205,8 +205,7 @@ mod loom_tests {
             let other = Arc::clone(&keys);
             let thread = loom::thread::spawn(move || [2, 1].map(|n| other.lease(n).unwrap().counters()));
             let ours = [1, 2].map(|n| keys.lease(n).unwrap().counters());
-            let mut leased: Vec<u64> =
-                thread.join().unwrap().into_iter().chain(ours).flatten().collect();
+            let mut leased: Vec<u64> = thread.join().unwrap().into_iter().chain(ours).flatten().collect();
             leased.sort_unstable();
             assert_eq!(leased, (0..6).collect::<Vec<_>>());
         });

@@ -97,7 +97,7 @@ pub struct Vector(BTreeMap<String, Vec<u8>>);
 impl Vector {
     pub fn all() -> Vec<Self> {
         let line = |line: &str| {
-            let (name, value) = line.split_once(" = ").unwrap_or((line.trim_end_matches(" ="), ""));
+            let (name, value) = line.split_once(" = ").unwrap_or_else(|| (line.trim_end_matches(" ="), ""));
             (name.to_owned(), hex(value))
         };
         let text = include_str!("../vectors/handshake.txt");
@@ -146,7 +146,10 @@ fn hex(text: &str) -> Vec<u8> {
 
 /// Writes mac1 of a handshake message for the holder of `receiver`, as anybody can who knows that key.
 pub fn write_mac1(message: &mut [u8], receiver: PublicKey) {
-    use blake2::{Blake2s256, Blake2sMac, Digest, digest::{FixedOutput, KeyInit, Mac, consts::U16}};
+    use blake2::{
+        Blake2s256, Blake2sMac, Digest,
+        digest::{FixedOutput, KeyInit, Mac, consts::U16},
+    };
     let key = Blake2s256::new().chain_update(b"mac1----").chain_update(receiver.as_bytes()).finalize();
     let at = message.len() - 32;
     let mac = <Blake2sMac<U16> as KeyInit>::new_from_slice(&key).unwrap().chain_update(&message[..at]);
