@@ -5,8 +5,8 @@ mod text;
 
 use std::{fmt, str::FromStr};
 
-use boringtun::x25519;
 use subtle::ConstantTimeEq;
+use x25519_dalek as x25519;
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 /// Length of every WireGuard key, bytes.
