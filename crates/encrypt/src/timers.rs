@@ -51,7 +51,7 @@ pub(crate) enum Due {
     Initiate,
     /// Send an empty message and report it with [`Timers::sent`].
     Keepalive,
-    /// No answer for [`REKEY_ATTEMPT_TIME`]: drop what waits, and every session.
+    /// No answer for [`REKEY_ATTEMPT_TIME`]: drop what waits. A session that is still young goes on.
     GaveUp,
     /// The session is too old to be used, and none is being negotiated.
     Died,
@@ -216,7 +216,8 @@ impl Timers {
     fn poll_handshake(&mut self, now: Instant) -> Option<Due> {
         if let Some(attempt) = self.attempt {
             if now >= attempt.began + REKEY_ATTEMPT_TIME {
-                self.give_up();
+                self.attempt = None;
+                self.rekey_wanted = false;
                 return Some(Due::GaveUp);
             }
             if now >= attempt.retry_at {
@@ -243,12 +244,6 @@ impl Timers {
             self.session_lost();
             Due::Forget
         })
-    }
-
-    fn give_up(&mut self) {
-        self.attempt = None;
-        self.rekey_wanted = false;
-        self.session_lost();
     }
 
     fn want_rekey(&mut self, now: Instant) {

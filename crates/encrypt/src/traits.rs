@@ -171,7 +171,7 @@ pub enum TimerAction {
     },
     /// The handshake was given up (90 s without an answer), or the session became too old with no
     /// handshake under way. Said once. Packets waiting for it should be dropped; the next packet starts a
-    /// new handshake.
+    /// new handshake, unless a session is still young: that one goes on to its end.
     Expired,
 }
 

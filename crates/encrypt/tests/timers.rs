@@ -101,10 +101,13 @@ fn the_packet_after_giving_up_starts_afresh<I: Identity>() {
     pair.run(REKEY_ATTEMPT_TIME, false);
     pair.handshake();
     pair.exchange();
-    // And the other way round: a session that was given up while it still lived.
+    // And the other way round: a renewal that was given up while the session still lived. It goes on to its end.
+    let began = pair.now;
     pair.a.seal(&packet(64), pair.now).unwrap();
     let log = pair.run(secs(15) + REKEY_ATTEMPT_TIME, false);
     assert_eq!(log.last().map(|event| event.2), Some(Expired), "{log:?}");
+    pair.exchange();
+    pair.now = began + REJECT_AFTER_TIME;
     assert_eq!(pair.a.seal(&packet(64), pair.now), Err(SealError::NoSession));
     pair.handshake();
     pair.exchange();

@@ -63,8 +63,8 @@ impl Noise {
         self.renew(now);
     }
 
-    /// Makes handshakes start from scratch.
-    fn renew(&mut self, now: Instant) {
+    /// Makes handshakes start from scratch. After giving one up, too: boringtun would drop its sessions with it.
+    pub(super) fn renew(&mut self, now: Instant) {
         self.old.extend(self.young.take());
         self.purge(now);
         if self.old.len() > MAX_OLD {

@@ -336,7 +336,6 @@ impl Session for InsecureSession {
                 }
                 Due::GaveUp => {
                     self.local.forget_handshakes();
-                    self.slots = Default::default();
                     return TimerAction::Expired;
                 }
                 Due::Died => return TimerAction::Expired,

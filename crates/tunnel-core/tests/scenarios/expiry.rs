@@ -1,6 +1,6 @@
 //! Handshakes that are never answered, sessions that die, and their revival.
 
-use encrypt::{Identity, REKEY_ATTEMPT_TIME, REKEY_TIMEOUT};
+use encrypt::{Identity, KEEPALIVE_TIMEOUT, REJECT_AFTER_TIME, REKEY_ATTEMPT_TIME, REKEY_TIMEOUT};
 
 use crate::world::{A, B, Kind, World, kinds, on_every_backend, ping, seconds};
 
@@ -9,6 +9,7 @@ on_every_backend! {
     an_unanswered_handshake_is_retried_then_given_up_with_what_waited,
     a_packet_after_a_long_silence_starts_a_new_session_and_is_not_lost,
     a_peer_that_restarted_is_found_again,
+    a_handshake_that_is_given_up_leaves_a_young_session_alone,
     data_without_an_answer_is_answered_by_a_passive_keepalive,
 }
 
@@ -72,4 +73,32 @@ fn the_first_packet_after_a_sleep_survives_the_handshake_that_was_under_way<I: I
     world.drive(seconds(1));
     assert_eq!(world.nodes[B].delivered, [ping(A, B, 2)]);
     assert_eq!(world.nodes[A].drops(), [("tx_handshake_expired", 1)], "the packet from before");
+}
+
+fn a_handshake_that_is_given_up_leaves_a_young_session_alone<I: Identity>() {
+    let mut world: World<I> = World::connected();
+    let began = world.now;
+    world.nodes[B].unplugged = true;
+    world.send(A, &ping(A, B, 1));
+    world.drive(KEEPALIVE_TIMEOUT + REKEY_TIMEOUT + REKEY_ATTEMPT_TIME + seconds(1));
+    let tries = REKEY_ATTEMPT_TIME.as_secs() / REKEY_TIMEOUT.as_secs();
+    assert_eq!(world.nodes[A].count("initiations_sent"), 1 + tries);
+    world.drive(seconds(10));
+    assert_eq!(world.nodes[A].count("initiations_sent"), 1 + tries, "it was given up");
+
+    world.nodes[B].unplugged = false;
+    world.wire.clear();
+    for (from, to) in [(A, B), (B, A)] {
+        world.send(from, &ping(from, to, 2));
+        world.settle();
+        assert_eq!(world.nodes[to].delivered.last(), Some(&ping(from, to, 2)));
+    }
+    assert_eq!(kinds(&world.wire), [Kind::Data, Kind::Data], "the session of the time before");
+
+    world.drive(began + REJECT_AFTER_TIME - world.now);
+    world.send(A, &ping(A, B, 3));
+    world.settle();
+    assert_eq!(world.nodes[B].delivered.last(), Some(&ping(A, B, 3)));
+    assert!(kinds(&world.wire).contains(&Kind::Initiation), "it ended when it was too old");
+    assert_eq!(world.nodes[A].drops(), []);
 }

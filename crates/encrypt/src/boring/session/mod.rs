@@ -133,7 +133,7 @@ impl Session for BoringSession {
                     }
                 }
                 Some(Due::GaveUp) => {
-                    self.forget(now);
+                    self.noise.renew(now);
                     return TimerAction::Expired;
                 }
                 Some(Due::Died) => return TimerAction::Expired,
