@@ -7,7 +7,7 @@ use boringtun::{
     x25519,
 };
 
-use super::Shared;
+use super::{Shared, stamps::Stamps};
 use crate::{
     INITIATION_LEN, MAX_CONTROL_LEN, PeerIndex, PresharedKey, PublicKey, Reject,
     ip::packet_len,
@@ -28,6 +28,7 @@ pub(super) struct Generation {
     /// It has accepted an initiation, so it knows what timestamp the next one must exceed (§5.1). boringtun
     /// neither tells nor takes one over.
     pub(super) has_accepted: bool,
+    pub(super) stamps: Stamps,
 }
 
 /// One session: states count their indices alike, so the index alone does not tell.
@@ -61,6 +62,7 @@ impl Generation {
         preshared_key: Option<&PresharedKey>,
         serial: u32,
     ) -> Self {
+        let stamps = Stamps::begin();
         let tunn = Tunn::new(
             shared.private.clone(),
             x25519::PublicKey::from(*peer.as_bytes()),
@@ -75,6 +77,7 @@ impl Generation {
             slots: [None; SLOTS],
             last_index: index.get() << 8,
             has_accepted: false,
+            stamps,
         }
     }
 

@@ -14,10 +14,14 @@
 //! * changes the pre-shared key of a peer in use, which boringtun cannot: handshakes begin anew with a new state of
 //!   boringtun's, while the one before goes on with its sessions until they end, and with telling which initiations
 //!   were seen until the new one has seen a newer one;
+//! * begins a new state when the wall clock was set forward, for boringtun takes it once per state, and a peer that has
+//!   seen later timestamps (a router without a battery had the right time before it was restarted) refuses the others;
 //! * keeps sessions that were never confirmed from taking the place of those in use, which they do in boringtun after
 //!   eight handshakes.
 //!
-//! What it cannot mend: boringtun accepts an initiation with no minimum interval since the last one, does
+//! What it cannot mend: a pre-shared key that changes after the wall clock was set back makes our initiations look old
+//! to the peer until the clock has caught up (boringtun cannot be told a time);
+//! boringtun accepts an initiation with no minimum interval since the last one, does
 //! not zeroize the pre-shared key in its own copy (a changed one stays there as long as its state does),
 //! and logs normal life (`HANDSHAKE(REKEY_TIMEOUT)`,
 //! `CONNECTION_EXPIRED`) as warnings and errors: filter the log target `boringtun`.
@@ -25,6 +29,7 @@
 mod generation;
 mod noise;
 mod session;
+mod stamps;
 
 use std::{
     fmt,

@@ -75,6 +75,13 @@ impl Noise {
         }
     }
 
+    /// Makes the timestamps of the initiations to come follow a wall clock that was set.
+    pub(super) fn follow_wall_clock(&mut self, now: Instant) {
+        if self.young.as_ref().is_some_and(|young| young.stamps.are_behind()) {
+            self.renew(now);
+        }
+    }
+
     /// Frees the states that nothing needs any more.
     pub(super) fn purge(&mut self, now: Instant) {
         if !self.old.is_empty() {
@@ -238,6 +245,14 @@ impl Noise {
             self.serial += 1;
             Generation::new(&self.shared, &self.peer, self.index, self.preshared_key.as_ref(), self.serial)
         })
+    }
+
+    /// As if the wall clock had been set forward by so much.
+    #[cfg(test)]
+    pub(super) fn set_wall_clock_forward(&mut self, by: std::time::Duration) {
+        if let Some(young) = &mut self.young {
+            young.stamps.put_back(by);
+        }
     }
 
     /// How many states there are.

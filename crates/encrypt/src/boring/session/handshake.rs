@@ -51,6 +51,7 @@ impl BoringSession {
 
     /// Writes an initiation, whatever the timers say.
     pub(super) fn write_initiation(&mut self, out: &mut [u8; INITIATION_LEN], now: Instant) -> Option<usize> {
+        self.noise.follow_wall_clock(now);
         self.refresh(now);
         let own = self.pending.take_if(|pending| pending.is_initiation()); // boringtun was quicker
         let initiation = match own {

@@ -86,6 +86,28 @@ fn a_state_from_before_a_change_of_key_goes_when_nothing_needs_it() {
 }
 
 #[test]
+fn the_initiation_after_the_wall_clock_was_set_forward_has_a_new_timestamp() {
+    let mut pair = Pair::new().handshake();
+    let mut out = [0; MAX_CONTROL_LEN];
+    for _ in 0..3 {
+        pair.now += Duration::from_secs(6);
+        pair.a.noise.set_wall_clock_forward(Duration::from_secs(3600));
+        let before = pair.a.noise.states();
+        let mut initiation = [0; INITIATION_LEN];
+        pair.a.initiate(&mut initiation, pair.now).unwrap();
+        assert_eq!(pair.a.noise.states(), before + 1, "one began now, another has the session");
+        pair.a.seal(&[], &mut out[..DATA_OVERHEAD], pair.now).unwrap();
+        let opened = pair.b.open(&out[..DATA_OVERHEAD], &mut [0; MAX_CONTROL_LEN], pair.from, pair.now);
+        assert_eq!(opened, Ok(Opened::Keepalive { confirms: false }), "the session goes on");
+        pair.answer(&initiation);
+    }
+    pair.now += Duration::from_secs(6);
+    let before = pair.a.noise.states();
+    pair.a.initiate(&mut [0; INITIATION_LEN], pair.now).unwrap();
+    assert_eq!(pair.a.noise.states(), before, "nothing was set since");
+}
+
+#[test]
 fn what_boringtun_wrote_by_itself_is_handed_out_at_once() {
     let mut pair = Pair::new().handshake();
     // boringtun's own timer cannot fire without sleeping; this is what its doing so amounts to.
