@@ -47,9 +47,9 @@ impl ConfigFile {
             Trouble::new(format!("cannot read {}: {error}", path.display()))
                 .fix("give the path of a configuration file, or the NAME of /etc/wireguard/NAME.conf")
         })?;
-        warn_if_open_to_all(&path);
-        // A later `cd` in a hook must not move it.
+        // A later `cd` in a hook must not move it; and who may change it is told by the file, not by links to it.
         let path = path.canonicalize().unwrap_or(path);
+        warn_if_open_to_all(&path);
         Ok(Self { path, interface, text })
     }
 
@@ -81,13 +81,26 @@ fn read_text(path: &Path) -> io::Result<Zeroizing<String>> {
     Ok(Zeroizing::new(String::from_utf8_lossy(&bytes).into_owned()))
 }
 
+/// Warns where `wg-quick` does, and of more: who may write the file, or put another in its place, may run hooks as we.
 fn warn_if_open_to_all(path: &Path) {
-    const OTHERS: u32 = 0o007;
-    let mode = |path: &Path| fs::metadata(path).map(|metadata| metadata.permissions().mode()).unwrap_or(0);
-    let directory =
-        path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
-    if mode(path) & mode(directory) & OTHERS != 0 {
-        let path = path.display();
-        output::notice(format_args!("volley: warning: everyone can read {path}; chmod 600 it"));
-    }
+    // The bits of everyone, and the one with which only its owner may replace a file in a directory (inode(7)).
+    const EVERYONE: u32 = 0o007;
+    const WRITE: u32 = 0o002;
+    const SEARCH: u32 = 0o001;
+    const STICKY: u32 = 0o1000;
+    let mode = |path: &Path| fs::metadata(path).map_or(0, |metadata| metadata.permissions().mode());
+    let (file, directory) = (mode(path), path.parent().map_or(0, mode));
+    let as_wg_quick_sees_it = file & directory & EVERYONE != 0;
+    let is_open = directory & SEARCH != 0 && file & EVERYONE & !SEARCH != 0;
+    let path = path.display();
+    let warning = if directory & WRITE != 0 && directory & STICKY == 0 {
+        format!("everyone can replace {path}, whose hooks are run with all rights; chmod o-w its directory")
+    } else if !is_open && !as_wg_quick_sees_it {
+        return;
+    } else if file & WRITE != 0 {
+        format!("everyone can write {path}, whose hooks are run with all rights; chmod 600 it")
+    } else {
+        format!("everyone can read {path}; chmod 600 it")
+    };
+    output::notice(format_args!("volley: warning: {warning}"));
 }

@@ -9,7 +9,7 @@ use std::{
 use futures_util::TryStreamExt;
 use ipnet::IpNet;
 use netlink_packet_route::{
-    address::AddressAttribute,
+    address::{AddressAttribute, AddressMessage, AddressProtocol},
     link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage},
     route::{
         RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteProtocol, RouteScope,
@@ -137,21 +137,19 @@ impl Net {
 
     /// The interface's addresses.
     pub(super) async fn addresses(&self, index: u32) -> Result<Vec<IpNet>> {
+        Ok(self.all_addresses(index).await?.iter().filter_map(address).collect())
+    }
+
+    /// Those that the kernel has not made itself.
+    pub(super) async fn given_addresses(&self, index: u32) -> Result<Vec<IpNet>> {
+        let kernels = AddressAttribute::Protocol(AddressProtocol::LinkLocal);
+        let all = self.all_addresses(index).await?;
+        Ok(all.iter().filter(|message| !message.attributes.contains(&kernels)).filter_map(address).collect())
+    }
+
+    async fn all_addresses(&self, index: u32) -> Result<Vec<AddressMessage>> {
         let request = self.handle.address().get().set_link_index_filter(index);
-        let found: Vec<_> = request.execute().try_collect().await.map_err(Refusal::from)?;
-        let network = |message: &netlink_packet_route::address::AddressMessage| {
-            // On point-to-point links, `Address` is the peer's and `Local` is ours.
-            let local = message.attributes.iter().find_map(|attribute| match attribute {
-                AddressAttribute::Local(address) => Some(*address),
-                _ => None,
-            });
-            let address = message.attributes.iter().find_map(|attribute| match attribute {
-                AddressAttribute::Address(address) => Some(*address),
-                _ => None,
-            });
-            IpNet::new(local.or(address)?, message.header.prefix_len).ok()
-        };
-        Ok(found.iter().filter_map(network).collect())
+        request.execute().try_collect().await.map_err(Refusal::from)
     }
 
     pub(super) async fn add_route(&self, index: u32, network: &IpNet, table: u32) -> Result<()> {
@@ -275,6 +273,19 @@ fn oif(route: &RouteMessage) -> Option<u32> {
         RouteAttribute::Oif(index) => Some(*index),
         _ => None,
     })
+}
+
+fn address(message: &AddressMessage) -> Option<IpNet> {
+    // On point-to-point links, `Address` is the peer's and `Local` is ours.
+    let local = message.attributes.iter().find_map(|attribute| match attribute {
+        AddressAttribute::Local(address) => Some(*address),
+        _ => None,
+    });
+    let address = message.attributes.iter().find_map(|attribute| match attribute {
+        AddressAttribute::Address(address) => Some(*address),
+        _ => None,
+    });
+    IpNet::new(local.or(address)?, message.header.prefix_len).ok()
 }
 
 fn destination(route: &RouteMessage) -> Option<IpNet> {

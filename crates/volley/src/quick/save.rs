@@ -2,12 +2,13 @@
 
 use std::{
     fs::{self, File},
+    hash::{BuildHasher, RandomState},
     io::{self, Write},
-    os::unix::fs::OpenOptionsExt,
-    path::Path,
+    os::unix::fs::{MetadataExt, OpenOptionsExt, fchown},
+    path::{Path, PathBuf},
 };
 
-use ipnet::IpNet;
+use nix::fcntl::OFlag;
 use zeroize::Zeroizing;
 
 use super::{file::ConfigFile, net::Net};
@@ -23,8 +24,7 @@ pub(super) async fn save(net: &Net, file: &ConfigFile, config: &Config) -> Resul
     let index = net.index(name).await.or_trouble("cannot list interfaces")?;
     let index = index.ok_or_else(|| Trouble::new(format!("there is no interface `{name}`")))?;
     let mtu = net.link_mtu(index).await.or_trouble("cannot read the MTU")?;
-    let mut addresses = net.addresses(index).await.or_trouble("cannot list addresses")?;
-    addresses.retain(|address| !is_link_local(address));
+    let addresses = net.given_addresses(index).await.or_trouble("cannot list addresses")?;
     let current = Config {
         interface: Interface {
             private_key: device.private_key,
@@ -38,11 +38,6 @@ pub(super) async fn save(net: &Net, file: &ConfigFile, config: &Config) -> Resul
     };
     let text = Zeroizing::new(current.to_string());
     replace(&file.path, text.as_bytes()).or_trouble(format!("cannot write {}", file.path.display()))
-}
-
-/// The kernel makes those itself.
-const fn is_link_local(network: &IpNet) -> bool {
-    matches!(network, IpNet::V6(network) if network.addr().is_unicast_link_local())
 }
 
 fn peer(peer: uapi::Peer) -> Peer {
@@ -63,16 +58,39 @@ fn peer(peer: uapi::Peer) -> Peer {
     }
 }
 
-/// Either the old file or the whole new one is there, whatever happens.
+/// Either the old file or the whole new one is there, whatever happens. Only its owner may read it, who stays the same.
 fn replace(path: &Path, text: &[u8]) -> io::Result<()> {
-    let mut temporary = path.as_os_str().to_owned();
-    temporary.push(".tmp");
-    let temporary = Path::new(&temporary);
-    let write = || {
-        let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(temporary)?;
+    let old = fs::metadata(path)?;
+    let directory = path.parent().ok_or(io::ErrorKind::NotFound)?;
+    let (mut file, temporary) = fresh_file(directory)?;
+    let mut write = || {
+        match fchown(&file, Some(old.uid()), Some(old.gid())) {
+            // Who may not give files away has it, rather than nobody what it says.
+            Err(error) if error.kind() != io::ErrorKind::PermissionDenied => return Err(error),
+            _ => {}
+        }
         file.write_all(text)?;
         file.sync_all()?;
-        fs::rename(temporary, path)
+        fs::rename(&temporary, path)
     };
-    write().inspect_err(|_| drop(fs::remove_file(temporary)))
+    write().inspect_err(|_| drop(fs::remove_file(&temporary)))?;
+    File::open(directory)?.sync_all()
+}
+
+/// A file that nobody has made before us, nor as a link to another, and of which nobody else knows the name.
+fn fresh_file(directory: &Path) -> io::Result<(File, PathBuf)> {
+    const TRIES: usize = 16;
+    let mut options = File::options();
+    options.write(true).create_new(true).mode(0o600).custom_flags(OFlag::O_NOFOLLOW.bits());
+    let mut refused = io::Error::from(io::ErrorKind::AlreadyExists);
+    for _ in 0..TRIES {
+        let name = format!(".volley-save-{:016x}", RandomState::new().hash_one(()));
+        let path = directory.join(name);
+        match options.open(&path) {
+            Ok(file) => return Ok((file, path)),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => refused = error,
+            Err(error) => return Err(error),
+        }
+    }
+    Err(refused)
 }
