@@ -6,7 +6,10 @@ use std::{
     collections::BTreeSet, fs, os::unix::net::UnixDatagram, path::Path, process::Stdio, time::Duration,
 };
 
-use common::{PATIENCE, eventually, keys, lab, socket};
+use common::{
+    Lab, PATIENCE, eventually, keys, lab, socket,
+    system::{kill_daemon, network, snapshot, strangers, tunnel},
+};
 use netlab::Environment;
 use nix::{
     sys::signal::{Signal, kill},
@@ -55,7 +58,7 @@ fn the_shipped_unit_is_right_and_tight() {
 }
 
 /// The system calls of a set such as `@system-service`, all sets in it included.
-fn system_calls(lab: &common::Lab, set: &str) -> BTreeSet<String> {
+fn system_calls(lab: &Lab, set: &str) -> BTreeSet<String> {
     let listed = lab.run(&format!("systemd-analyze syscall-filter {set}"));
     let mut calls = BTreeSet::new();
     for line in
@@ -125,11 +128,48 @@ fn root_without_roots_capabilities_is_enough() {
 fn the_units_commands_are_ours() {
     let unit = fs::read_to_string(UNIT).expect("the unit");
     let commands: Vec<_> = unit.lines().filter_map(|line| line.split_once("/usr/bin/volley ")).collect();
-    assert_eq!(commands.len(), 3);
+    assert_eq!(commands.len(), 5);
     for (_, arguments) in commands {
-        let arguments = arguments.replace("%i", "wg0");
+        let arguments = arguments.trim_end_matches(")'").replace("%i", "wg0");
         let parsed = volley::cli::check(arguments.split(' '));
         assert!(parsed.is_ok(), "{arguments}: {parsed:?}");
     }
     assert!(Path::new(UNIT).file_name().is_some_and(|name| name == "volley@.service"));
+}
+
+/// Runs one of the unit's commands for `./wg0.conf`, as systemd would.
+fn run_the_units(lab: &Lab, key: &str) {
+    let unit = fs::read_to_string(UNIT).expect("the unit");
+    let command = unit.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix("=+")).expect(key);
+    let command = command.replace("/usr/bin/volley", "volley").replace("syncconf %i", "syncconf wg0");
+    lab.run(&format!("export PATH=$PATH:$DIR/tools; {}", command.replace("%i", "./wg0.conf")));
+}
+
+#[test]
+fn the_unit_cleans_up_after_a_daemon_that_was_killed() {
+    lab(&["wg", "ip", "nft", "bash"], |lab| {
+        network(lab);
+        strangers(lab);
+        let before = snapshot(lab);
+        tunnel(lab, "wg0", "Address = 10.1.0.1/24\nDNS = 192.0.2.53", "0.0.0.0/0, ::/0");
+        let mut daemon = lab.daemon("wg0", &["run"]);
+        run_the_units(lab, "ExecStartPost");
+        assert!(lab.run("ip rule").contains("proto 118"));
+        kill_daemon("wg0");
+        run_the_units(lab, "ExecStopPost");
+        assert_eq!(snapshot(lab), before);
+        assert!(!daemon.ends_within(PATIENCE), "killed is no success");
+
+        // `Restart=on-failure`, and then a regular stop.
+        let mut daemon = lab.daemon("wg0", &["run"]);
+        run_the_units(lab, "ExecStartPost");
+        lab.run("sed -i s/:9/:10/ wg0.conf");
+        run_the_units(lab, "ExecReload");
+        assert!(lab.run("wg show wg0 endpoints").contains("192.0.2.2:10"));
+        assert!(lab.run("ip rule").contains("proto 118"));
+        run_the_units(lab, "ExecStop");
+        assert!(daemon.ends_within(PATIENCE));
+        run_the_units(lab, "ExecStopPost");
+        assert_eq!(snapshot(lab), before);
+    });
 }

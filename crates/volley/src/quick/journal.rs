@@ -4,6 +4,7 @@
 //! Text, one line for each thing. What goes with the link by itself (addresses, routes) is not in it.
 
 use std::{
+    collections::BTreeSet,
     fmt,
     fs::{self, File},
     io::{self, Read, Write},
@@ -28,6 +29,7 @@ const MAX_LEN: u64 = 64 << 10;
 
 const SUFFIX: &str = ".journal";
 const COMPLETE: &str = "complete";
+const UNDONE: &str = "undone ";
 
 /// Something that was made, or was about to be, and is to be undone.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,8 +44,8 @@ pub(super) enum Made {
     Rule(Rule),
     /// The firewall of one family.
     Firewall(Firewall),
-    /// `src_valid_mark` is needed; it was this before any tunnel of ours needed it.
-    ValidMark(String),
+    /// `src_valid_mark` is needed.
+    ValidMark(ValidMark),
 }
 
 /// An interface, and the socket of its daemon: neither number is used twice.
@@ -52,6 +54,15 @@ pub(super) struct Link {
     pub(super) index: u32,
     /// Device and inode.
     pub(super) socket: (u64, u64),
+}
+
+/// What was found before any tunnel of ours needed the switch.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct ValidMark {
+    /// Its value.
+    pub(super) value: String,
+    /// The tables to which others sent what has no mark of theirs: they were content with the value.
+    pub(super) tables: BTreeSet<u32>,
 }
 
 /// A record that is being written.
@@ -152,6 +163,13 @@ impl Record {
         self.is_here.then(|| self.made.iter().find_map(link)).flatten()
     }
 
+    /// Notes that something is undone: others, who look for what is promised, need not wait until all of it is. Where
+    /// that cannot be written, it is undone once more, which does no harm.
+    pub(super) fn strike(name: &str, made: &Made) {
+        let record = File::options().append(true).custom_flags(OFlag::O_NOFOLLOW.bits()).open(path(name));
+        let _ = record.and_then(|mut record| record.write_all(format!("{UNDONE}{made}\n").as_bytes()));
+    }
+
     /// Nothing is left but `rest`; if that is nothing, the record goes.
     pub(super) fn leave(name: &str, rest: Vec<Made>) -> Result<(), Trouble> {
         match fs::remove_file(path(name)) {
@@ -203,6 +221,8 @@ fn parse(text: &str, here: &str) -> Record {
     for line in lines {
         if line == COMPLETE {
             record.is_complete = true;
+        } else if let Some(undone) = line.strip_prefix(UNDONE) {
+            record.made.retain(|made| made.to_string() != undone);
         } else if let Ok(made) = line.parse() {
             record.made.push(made);
         }
@@ -239,7 +259,10 @@ impl fmt::Display for Made {
             Self::Dns(entry) => write!(f, "dns {entry}"),
             Self::Rule(rule) => write!(f, "rule {rule}"),
             Self::Firewall(Firewall { family, tool }) => write!(f, "firewall {family} {tool}"),
-            Self::ValidMark(before) => write!(f, "src_valid_mark {before}"),
+            Self::ValidMark(ValidMark { value, tables }) => {
+                write!(f, "src_valid_mark {value}")?;
+                tables.iter().try_for_each(|table| write!(f, " {table}"))
+            }
         }
     }
 }
@@ -265,7 +288,12 @@ impl FromStr for Made {
                 let tool = Tool::ALL.into_iter().find(|known| known.to_string() == tool).ok_or(())?;
                 Self::Firewall(Firewall { family: family.parse()?, tool })
             }
-            "src_valid_mark" => Self::ValidMark(rest.to_owned()),
+            "src_valid_mark" => {
+                let mut words = rest.split(' ');
+                let value = words.next().unwrap_or_default().to_owned();
+                let tables = words.map(|word| word.parse().map_err(drop)).collect::<Result<_, _>>()?;
+                Self::ValidMark(ValidMark { value, tables })
+            }
             _ => return Err(()),
         })
     }
@@ -289,7 +317,8 @@ mod tests {
             rule(RuleKind::MainButDefault),
             Made::Firewall(Firewall { family: Family::V4, tool: Tool::Nft }),
             Made::Firewall(Firewall { family: Family::V6, tool: Tool::Iptables }),
-            Made::ValidMark("0".to_owned()),
+            Made::ValidMark(ValidMark { value: "0".to_owned(), tables: [7, 8].into() }),
+            Made::ValidMark(ValidMark { value: "2".to_owned(), tables: BTreeSet::new() }),
         ]
     }
 
@@ -308,6 +337,12 @@ mod tests {
         let record = parse("here\ndns wg0\nrule ip 32765 118 unmarked 51", "here");
         assert_eq!(record.made, [Made::Dns("wg0".to_owned())]);
         assert!(!record.is_complete);
+    }
+
+    #[test]
+    fn what_is_undone_is_promised_to_nobody() {
+        let record = parse("here\ndaemon\ndns wg0\nsrc_valid_mark 0\nundone src_valid_mark 0\n", "here");
+        assert_eq!(record.made, [Made::Daemon, Made::Dns("wg0".to_owned())]);
     }
 
     #[test]

@@ -242,13 +242,19 @@ pub(super) struct Route {
     pub(super) destination: IpNet,
     /// The interface's index; `None` if it is none or several.
     pub(super) interface: Option<u32>,
+    pub(super) is_ours: bool,
 }
 
 impl Route {
     pub(super) const MAIN: u32 = RouteHeader::RT_TABLE_MAIN as u32;
 
     fn of(message: &RouteMessage) -> Option<Self> {
-        Some(Self { table: table(message), destination: destination(message)?, interface: oif(message) })
+        Some(Self {
+            table: table(message),
+            destination: destination(message)?,
+            interface: oif(message),
+            is_ours: message.header.protocol == RouteProtocol::from(PROTOCOL),
+        })
     }
 }
 

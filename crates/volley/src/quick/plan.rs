@@ -7,7 +7,7 @@ use ipnet::IpNet;
 
 use super::{
     firewall::Firewall,
-    journal::{Link, Made},
+    journal::{Link, Made, ValidMark},
     net::{Family, Route},
     rules::{AnyRule, PROTOCOL, Rule, RuleKind, next_priority},
 };
@@ -33,10 +33,7 @@ pub(super) enum Step {
     /// A routing rule.
     Rule(Rule),
     /// The kernel looks at marks when it checks the reverse path of what comes in.
-    ValidMark {
-        /// What the switch was before any tunnel of ours needed it.
-        before: String,
-    },
+    ValidMark(ValidMark),
     /// The firewall of one family.
     Firewall {
         /// Which.
@@ -126,7 +123,7 @@ impl Surroundings {
             rule(priority, RuleKind::Unmarked(mark)),
         ];
         if family == Family::V4 {
-            steps.push(Step::ValidMark { before: self.valid_mark_before() });
+            steps.push(Step::ValidMark(self.valid_mark_before()));
         }
         steps.push(Step::Firewall { family, mark });
         Ok(steps)
@@ -167,12 +164,15 @@ impl Surroundings {
     }
 
     /// If another tunnel needs the switch, it is what that one found.
-    fn valid_mark_before(&self) -> String {
+    fn valid_mark_before(&self) -> ValidMark {
         let found = self.promised.iter().find_map(|made| match made {
-            Made::ValidMark(before) => Some(before),
+            Made::ValidMark(before) => Some(before.clone()),
             _ => None,
         });
-        found.unwrap_or(&self.valid_mark).clone()
+        found.unwrap_or_else(|| {
+            let rules = self.rules.iter().filter(|(family, _)| *family == Family::V4).map(|(_, rule)| rule);
+            ValidMark { value: self.valid_mark.clone(), tables: tables_of_others(rules, &self.routes) }
+        })
     }
 }
 
@@ -201,12 +201,18 @@ pub(super) fn found(link: Link, around: &Surroundings) -> Vec<Made> {
     [Made::Daemon, Made::Link(link)].into_iter().chain(rules).chain(firewalls).collect()
 }
 
-/// True when a rule that is not ours sends packets without a mark to a table with something in it: who made it may need
-/// `src_valid_mark`, too.
-pub(super) fn is_needed_by_others(rules: &[AnyRule], routes: &[Route]) -> bool {
-    let theirs = rules.iter().filter(|any| any.rule.is_none_or(|rule| !rule.is_ours()));
+/// The tables, with something of others in them, to which rules that are not ours send packets without a mark: who made them may
+/// need `src_valid_mark`, too.
+pub(super) fn tables_of_others<'a>(
+    rules: impl IntoIterator<Item = &'a AnyRule>,
+    routes: &[Route],
+) -> BTreeSet<u32> {
+    let theirs = rules.into_iter().filter(|any| any.rule.is_none_or(|rule| !rule.is_ours()));
     let tables: BTreeSet<_> = theirs.filter_map(|any| any.unmarked).collect();
-    routes.iter().any(|route| tables.contains(&route.table))
+    tables
+        .into_iter()
+        .filter(|table| routes.iter().any(|route| route.table == *table && !route.is_ours))
+        .collect()
 }
 
 #[cfg(test)]
@@ -220,7 +226,12 @@ mod tests {
     }
 
     fn route(table: u32, destination: &str, interface: u32) -> Route {
-        Route { table, destination: destination.parse().expect("a network"), interface: Some(interface) }
+        Route {
+            table,
+            destination: destination.parse().expect("a network"),
+            interface: Some(interface),
+            is_ours: false,
+        }
     }
 
     fn rule(priority: u32, kind: RuleKind) -> Rule {
@@ -252,7 +263,7 @@ mod tests {
                 Step::Route { network: networks(&[EVERYWHERE])[0], table: 51_820 },
                 Step::Rule(rule(32_764, RuleKind::MainButDefault)),
                 Step::Rule(rule(32_765, RuleKind::Unmarked(51_820))),
-                Step::ValidMark { before: "0".to_owned() },
+                Step::ValidMark(ValidMark { value: "0".to_owned(), tables: BTreeSet::new() }),
                 Step::Firewall { family: Family::V4, mark: 51_820 },
             ]
         );
@@ -261,16 +272,17 @@ mod tests {
     #[test]
     fn a_table_or_a_priority_that_a_record_speaks_of_is_taken() {
         let mut around = bare();
+        let found = ValidMark { value: "2".to_owned(), tables: [7].into() };
         around.routes = vec![route(51_820, EVERYWHERE, 3)];
         around.promised = vec![
             Made::Rule(rule(32_765, RuleKind::Unmarked(51_821))),
             Made::Rule(rule(32_764, RuleKind::MainButDefault)),
-            Made::ValidMark("2".to_owned()),
+            Made::ValidMark(found.clone()),
         ];
         let steps = routing(&networks(&[EVERYWHERE]), Target::Auto, &around).expect("a plan");
         assert_eq!(steps[0], Step::Mark(51_822));
         assert!(steps.contains(&Step::Rule(rule(32_763, RuleKind::Unmarked(51_822)))), "{steps:?}");
-        assert!(steps.contains(&Step::ValidMark { before: "2".to_owned() }), "{steps:?}");
+        assert!(steps.contains(&Step::ValidMark(found)), "{steps:?}");
     }
 
     #[test]
@@ -325,7 +337,7 @@ mod tests {
         let theirs = any(Rule { protocol: 3, ..rule(9, RuleKind::Unmarked(7)) }).1;
         let ours = any(rule(9, RuleKind::Unmarked(8))).1;
         let routes = [route(8, EVERYWHERE, 1)];
-        assert!(!is_needed_by_others(&[theirs, ours], &routes));
-        assert!(is_needed_by_others(&[theirs, ours], &[route(7, EVERYWHERE, 1)]));
+        assert_eq!(tables_of_others(&[theirs, ours], &routes), [].into());
+        assert_eq!(tables_of_others(&[theirs, ours], &[route(7, EVERYWHERE, 1)]), [7].into());
     }
 }

@@ -12,7 +12,7 @@ use tokio::{
 use super::{
     dns,
     firewall::Firewall,
-    journal::{Journal, Link, Made, Record},
+    journal::{Journal, Link, Made, Record, ValidMark},
     locks::Lock,
     net::{Family, Net},
     plan::{self, Step, Surroundings},
@@ -79,7 +79,7 @@ pub(super) async fn carry_out(
             journal.write_down(Made::Rule(*rule))?;
             net.add_rule(rule).await.or_trouble("cannot add a routing rule")
         }
-        Step::ValidMark { before } => {
+        Step::ValidMark(before) => {
             journal.write_down(Made::ValidMark(before.clone()))?;
             let_marks_count()
         }
@@ -124,8 +124,9 @@ pub(super) async fn undo(
                 end(net, name, None).await
             }
         };
-        if let Err(trouble) = undone {
-            failed.push((made.clone(), trouble));
+        match undone {
+            Ok(()) => Record::strike(name, made),
+            Err(trouble) => failed.push((made.clone(), trouble)),
         }
     }
     drop(lock);
@@ -149,15 +150,16 @@ fn let_marks_count() -> Result<(), Trouble> {
 }
 
 /// Makes the switch what it was, unless somebody needs it still.
-async fn restore_valid_mark(net: &Net, name: &str, before: &str) -> Result<(), Trouble> {
+async fn restore_valid_mark(net: &Net, name: &str, before: &ValidMark) -> Result<(), Trouble> {
+    let ValidMark { value: before, tables } = before;
     let is_needed = Record::of_others(name).iter().any(|made| matches!(made, Made::ValidMark(_)));
-    if is_needed || before.is_empty() || before == "1" || valid_mark().is_none_or(|value| value == before) {
+    if is_needed || before.is_empty() || before == "1" || valid_mark().is_none_or(|value| value == *before) {
         return Ok(());
     }
     let rules = net.rules(Family::V4).await.or_trouble("cannot list rules")?;
     let routes = net.all_routes().await.or_trouble("cannot list routes")?;
-    if plan::is_needed_by_others(&rules, &routes) {
-        return Ok(());
+    if !plan::tables_of_others(&rules, &routes).is_subset(tables) {
+        return Ok(()); // somebody who has come since may need it
     }
     fs::write(VALID_MARK, before).or_trouble(format!("cannot set {VALID_MARK} to {before} again"))
 }
