@@ -174,7 +174,7 @@ async fn end(net: &Net, name: &str, link: Option<Link>) -> Result<(), Trouble> {
         Some(link) => net.delete_link(link.index).await,
         None => Ok(false),
     };
-    if let Some(mut daemon) = daemon {
+    if let Some(daemon) = daemon {
         if !matches!(deleted, Ok(true)) {
             // It ends when its socket goes.
             let _ = fs::remove_file(&socket);
@@ -184,15 +184,14 @@ async fn end(net: &Net, name: &str, link: Option<Link>) -> Result<(), Trouble> {
                 ));
             }
         }
-        let closed = async {
-            let mut rest = [0; 64];
-            while daemon.read(&mut rest).await.is_ok_and(|length| length > 0) {}
+        let ended = async {
+            closed(daemon).await;
             // It lets go of its socket first, and then of an interface that we have not deleted.
-            while link.is_none() && net.index(name).await.is_ok_and(|index| index.is_some()) {
+            while link.is_none() && is_there(net, name).await {
                 sleep(Duration::from_millis(5)).await;
             }
         };
-        if timeout(PATIENCE, closed).await.is_err() {
+        if timeout(PATIENCE, ended).await.is_err() {
             return Err(Trouble::new(format!("the daemon of `{name}` does not end"))
                 .fix("see whether it is stopped, and kill it"));
         }
@@ -204,4 +203,26 @@ async fn end(net: &Net, name: &str, link: Option<Link>) -> Result<(), Trouble> {
         let _ = fs::remove_file(&socket);
     }
     Ok(())
+}
+
+/// True when there is an interface of this name that may be a daemon's.
+async fn is_there(net: &Net, name: &str) -> bool {
+    match net.index(name).await {
+        Ok(Some(index)) => net.is_tun(index).await.unwrap_or(false),
+        _ => false,
+    }
+}
+
+/// True when the daemon of an interface that is gone is gone, too, or goes in a moment.
+pub(super) async fn is_gone(name: &str) -> bool {
+    match UnixStream::connect(socket_path(name)).await {
+        Ok(daemon) => timeout(PATIENCE, closed(daemon)).await.is_ok(),
+        Err(_) => true,
+    }
+}
+
+/// Resolves when the daemon at the other end has ended.
+async fn closed(mut daemon: UnixStream) {
+    let mut rest = [0; 64];
+    while daemon.read(&mut rest).await.is_ok_and(|length| length > 0) {}
 }

@@ -74,7 +74,8 @@ impl Start<'_> {
         if self.net.index(name).await.or_trouble("cannot list interfaces")?.is_some() {
             return Err(taken("the interface"));
         }
-        if is_alive(&socket_path(name)) {
+        // `ip link delete`, and `wg-quick down`, do not wait for its end.
+        if !steps::is_gone(name).await {
             return Err(taken("the daemon of"));
         }
         Ok(())

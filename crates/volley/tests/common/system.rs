@@ -75,7 +75,7 @@ pub(crate) fn kill_daemon(name: &str) {
     let process = daemon_of(name);
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(process), nix::sys::signal::Signal::SIGKILL)
         .expect("killed");
-    super::eventually("its interface is gone", || {
-        !fs::exists(format!("/proc/self/net/dev_snmp6/{name}")).unwrap()
-    });
+    // The directory is of this thread's namespace.
+    let interface = format!("/proc/thread-self/net/dev_snmp6/{name}");
+    super::eventually("its interface is gone", || !fs::exists(&interface).unwrap_or(true));
 }
