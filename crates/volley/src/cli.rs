@@ -38,6 +38,7 @@ enum Command {
     /// Show an interface, or all: peers, which fast paths are on, and counters.
     Show {
         /// The interface; all if not given.
+        #[arg(value_parser = daemon::interface_name)]
         name: Option<String>,
         /// For programs.
         #[arg(long)]

@@ -135,7 +135,7 @@ impl DaemonArgs {
     }
 }
 
-fn interface_name(name: &str) -> Result<String, Trouble> {
+pub(crate) fn interface_name(name: &str) -> Result<String, Trouble> {
     tun_device::check_interface_name(name)?;
     Ok(name.to_owned())
 }

@@ -11,7 +11,7 @@ use std::{
         fd::RawFd,
         unix::process::{CommandExt, ExitStatusExt},
     },
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{self, Child, ChildStdout, Command, Stdio},
 };
 
@@ -21,6 +21,7 @@ use nix::{
 };
 use sd_notify::NotifyState;
 use tokio::{io::AsyncReadExt, net::unix::pipe::Receiver};
+use tracing::level_filters::LevelFilter;
 
 use crate::{Trouble, WithFix, log};
 
@@ -57,6 +58,18 @@ impl Readiness {
         (foreground || first).then_some(Self::Foreground)
     }
 
+    /// Sets up logging. In the background a start that succeeds is silent: the terminal is somebody else's.
+    pub(super) fn start_log(&self, level: LevelFilter) {
+        let on_stderr = match self {
+            Self::Foreground => level,
+            Self::Parent => {
+                log::open_system_log();
+                level.min(LevelFilter::WARN)
+            }
+        };
+        log::init(level, on_stderr);
+    }
+
     /// Says that interface and socket are ready.
     ///
     /// # Errors
@@ -91,7 +104,6 @@ fn close_inherited() {
 fn leave_terminal() -> io::Result<()> {
     let null = File::options().read(true).write(true).open("/dev/null")?;
     // Before the parent returns: its caller may wait for the end of our stderr.
-    log::leave_terminal();
     dup2_stderr(&null)?;
     let mut parent = stdout();
     parent.write_all(READY)?;
@@ -119,7 +131,14 @@ pub(super) fn this(arguments: impl IntoIterator<Item = OsString>) -> Command {
 /// When it is not ready; mostly the child has said why.
 pub(super) async fn launch(command: &mut Command) -> Result<Child, Trouble> {
     let child = command.env(CHILD_MARK, "1").stdout(Stdio::piped()).spawn();
-    let mut child = child.or_trouble("cannot start the daemon")?;
+    let mut child = child.map_err(|error| {
+        if Path::new("/proc/self/exe").exists() {
+            return Trouble::new(format!("cannot start the daemon: {error}"));
+        }
+        // That is how a program finds itself.
+        Trouble::new("cannot start a daemon in the background: /proc is not mounted")
+            .fix("mount -t proc proc /proc, or keep it in the foreground: --foreground")
+    })?;
     let pipe = child.stdout.take();
     let answer = {
         let mut starting = Starting(Some(&mut child));

@@ -22,13 +22,13 @@ use tokio::time::timeout;
 use tracing::{error, info, warn};
 
 use crate::{
-    Trouble, WithFix, log, pcap,
+    Trouble, WithFix, pcap,
     signals::{EndSignals, event_loop},
     uapi::Socket,
 };
 
-pub(crate) use self::args::switch;
 pub use self::args::{ArrangementArg, DaemonArgs};
+pub(crate) use self::args::{interface_name, switch};
 
 use self::{background::Readiness, control::DeviceControl, link::MtuWatch, open::Device};
 
@@ -64,7 +64,7 @@ pub(crate) async fn launch(name: &str, lock: File) -> Result<Child, Trouble> {
 
 fn run(args: &DaemonArgs, readiness: Readiness) -> Result<(), Trouble> {
     let (runtime, mut end) = event_loop()?;
-    log::init(args.level());
+    readiness.start_log(args.level());
     let Device { tun, socket, name, index, mtu, capture, metrics } = open::open(args)?;
     // Threads take their privileges from the one that starts them.
     privileges::reduce();

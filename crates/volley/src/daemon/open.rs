@@ -14,7 +14,7 @@ use crate::{
     Trouble, WithFix,
     metrics::Metrics,
     pcap::Capture,
-    uapi::{BindError, Socket, is_alive, socket_path},
+    uapi::{BindError, Socket, directory_fix, is_alive, socket_path},
 };
 
 /// The MTU of a new interface, bytes: 1500, less 40 of IPv6, 8 of UDP and 32 of WireGuard. What the
@@ -84,14 +84,21 @@ fn create(name: &str, asked_for: &TunOptions) -> Result<LinuxTun, tun_device::Er
 fn bind(name: &str) -> Result<Socket, Trouble> {
     Socket::bind(&socket_path(name)).map_err(|error| match error {
         BindError::Taken(_) => already_running(name),
-        error => Trouble::new(error.to_string())
-            .fix("run as root, or make /var/run/wireguard writable for this user"),
+        BindError::Io { ref source, .. } => {
+            let fix = directory_fix(source);
+            Trouble::new(error.to_string()).fix(fix)
+        }
     })
 }
 
 fn already_running(name: &str) -> Trouble {
+    let end = match if_nametoindex(name) {
+        Ok(_) => format!("ip link delete {name}"),
+        // Its interface is in another network namespace, or has another name by now; it ends with its socket, too.
+        Err(_) => format!("rm {}", socket_path(name).display()),
+    };
     Trouble::new(format!("a daemon is already running for `{name}`"))
-        .fix(format!("use it as it is, or end it first: ip link delete {name}"))
+        .fix(format!("use it as it is, or end it first: {end}"))
 }
 
 /// The descriptor that an environment variable names, if it is set.

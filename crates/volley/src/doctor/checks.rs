@@ -19,7 +19,10 @@ use nix::{
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::{Check, tun, udp};
-use crate::{programs::is_installed, uapi::SOCKET_DIR};
+use crate::{
+    programs::is_installed,
+    uapi::{SOCKET_DIR, directory_fix},
+};
 
 /// The highest releases that do not corrupt trains and come after those that do.
 const MENDED_KERNEL: &str = "Linux 7.1.5";
@@ -33,6 +36,7 @@ pub(super) fn all(port: Option<u16>) -> Vec<Check> {
         privileges(),
         tun_device(),
         tun::judge(tun::probe()),
+        proc(Path::new("/proc/self/exe").exists()),
         kernel(&release, trusted),
         udp::judge_gso(&train, trusted),
         udp::judge_gro(&train),
@@ -77,6 +81,18 @@ fn tun_device() -> Check {
     match tun_device::check_device() {
         Ok(()) => Check::pass(NAME, "/dev/net/tun opens"),
         Err(error) => Check::fail(NAME, error.to_string(), error.fix().unwrap_or("run as root")),
+    }
+}
+
+fn proc(is_mounted: bool) -> Check {
+    const NAME: &str = "/proc";
+    match is_mounted {
+        true => Check::pass(NAME, "is mounted"),
+        false => Check::fail(
+            NAME,
+            "is not mounted: no daemon can be started in the background, nor `volley up` be used",
+            "mount -t proc proc /proc",
+        ),
     }
 }
 
@@ -238,7 +254,12 @@ fn socket_directory() -> Check {
     let directory = Path::new(SOCKET_DIR);
     // The daemon makes it if it can.
     let existing = directory.ancestors().find(|path| path.exists()).unwrap_or(directory);
-    judge_directory(existing, eaccess(existing, AccessFlags::W_OK | AccessFlags::X_OK))
+    let access = match existing.is_dir() {
+        true => eaccess(existing, AccessFlags::W_OK | AccessFlags::X_OK),
+        false if existing == directory => Err(Errno::EEXIST),
+        false => Err(Errno::ENOTDIR),
+    };
+    judge_directory(existing, access)
 }
 
 fn judge_directory(existing: &Path, access: nix::Result<()>) -> Check {
@@ -246,11 +267,9 @@ fn judge_directory(existing: &Path, access: nix::Result<()>) -> Check {
     let Err(errno) = access else {
         return Check::pass(NAME, format!("{SOCKET_DIR} can be written"));
     };
-    let fix = match errno {
-        Errno::EROFS => format!("mount a tmpfs there: mount -t tmpfs -o mode=0755 tmpfs {SOCKET_DIR}"),
-        _ => format!("run as root, or: mkdir -p {SOCKET_DIR} and chown it to the user who runs Volley"),
-    };
-    Check::fail(NAME, format!("{} cannot be written: {}", existing.display(), io::Error::from(errno)), fix)
+    let error = io::Error::from(errno);
+    let fix = directory_fix(&error);
+    Check::fail(NAME, format!("{} cannot be written: {error}", existing.display()), fix)
 }
 
 #[cfg(test)]

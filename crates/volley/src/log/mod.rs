@@ -1,5 +1,5 @@
-//! Where log lines go: stderr while somebody may be looking, the system's log socket once the daemon has
-//! left its terminal. Never a file of our own, never a key.
+//! Where log lines go: stderr of a daemon in the foreground; the system's log socket of one in the background, whose
+//! stderr is its caller's until it is ready, and has warnings alone. Never a file of our own, never a key.
 
 mod limit;
 mod syslog;
@@ -9,12 +9,13 @@ use std::{io::stderr, panic::PanicHookInfo};
 use tracing::{Level, level_filters::LevelFilter};
 use tracing_subscriber::{Layer, filter::Targets, fmt, layer::SubscriberExt, util::SubscriberInitExt};
 
-pub use syslog::leave_terminal;
+pub use syslog::open as open_system_log;
 
 use crate::output;
 
-/// Sets up logging for the whole process. A second call changes nothing.
-pub fn init(level: LevelFilter) {
+/// Sets up logging for the whole process: lines of at most `level`, and on stderr of at most `on_stderr`. A second call
+/// changes nothing.
+pub fn init(level: LevelFilter, on_stderr: LevelFilter) {
     let targets = Targets::new()
         .with_default(level)
         // Its lines are about every packet that fails; our counters say the same.
@@ -28,7 +29,7 @@ pub fn init(level: LevelFilter) {
     let _ = tracing_subscriber::registry()
         .with(targets)
         .with(limit::RateLimit::default())
-        .with(terminal)
+        .with(terminal.with_filter(on_stderr))
         .with(syslog::Syslog)
         .try_init();
 }

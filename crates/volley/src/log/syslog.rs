@@ -20,8 +20,8 @@ const FACILITY: u8 = 3 << 3;
 
 static LOG: OnceLock<UnixDatagram> = OnceLock::new();
 
-/// From now on, log to the system's socket too. Without one, nothing is logged.
-pub fn leave_terminal() {
+/// From now on, log to the system's socket too, if there is one.
+pub fn open() {
     let Ok(socket) = UnixDatagram::unbound() else { return };
     // A log daemon that does not keep up must not stop the tunnel.
     if socket.connect(SOCKET).is_ok() && socket.set_nonblocking(true).is_ok() {
@@ -29,7 +29,7 @@ pub fn leave_terminal() {
     }
 }
 
-/// Sends every event to [`SOCKET`], once [`leave_terminal`] was called.
+/// Sends every event to [`SOCKET`], once it is [`open`].
 pub(super) struct Syslog;
 
 impl<S: Subscriber> Layer<S> for Syslog {
@@ -43,7 +43,7 @@ impl<S: Subscriber> Layer<S> for Syslog {
     }
 }
 
-/// Sends a line, once [`leave_terminal`] was called.
+/// Sends a line, once it is [`open`].
 pub(super) fn send(level: Level, line: impl Display) {
     let Some(socket) = LOG.get() else { return };
     let priority = FACILITY | severity(level);

@@ -6,6 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use tun_device::{Error, check_interface_name};
 use zeroize::Zeroizing;
 
 use crate::{Trouble, WithFix, config::Config, output};
@@ -26,6 +27,9 @@ pub(super) struct ConfigFile {
 impl ConfigFile {
     /// The path of the file that `argument` means, a path that ends in `NAME.conf` or a NAME; and the name.
     pub(super) fn locate(argument: &str) -> Result<(PathBuf, String), Trouble> {
+        if !argument.contains('/') && !argument.ends_with(".conf") {
+            check_interface_name(argument)?;
+        }
         let path = if is_name(argument) {
             Path::new(DIRECTORY).join(format!("{argument}.conf"))
         } else {
@@ -33,7 +37,11 @@ impl ConfigFile {
         };
         let name = path.file_name().and_then(|name| name.to_str()?.strip_suffix(".conf"));
         let interface = name.filter(|name| is_name(name)).ok_or_else(|| {
-            Trouble::new(format!("`{}` is not named after an interface", path.display()))
+            let rule = match name.map(check_interface_name) {
+                Some(Err(Error::BadName { rule, .. })) => format!(": {rule}"),
+                _ => String::new(),
+            };
+            Trouble::new(format!("`{}` is not named after an interface{rule}", path.display()))
                 .fix("name it like the interface, with .conf after it: wg0.conf")
         })?;
         let interface = interface.to_owned();
@@ -66,9 +74,7 @@ impl ConfigFile {
 /// The names that `wg-quick` takes.
 fn is_name(text: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_=+.-".contains(&byte);
-    (1..=15).contains(&text.len())
-        && text.bytes().all(plain)
-        && tun_device::check_interface_name(text).is_ok()
+    (1..=15).contains(&text.len()) && text.bytes().all(plain) && check_interface_name(text).is_ok()
 }
 
 fn read_text(path: &Path) -> io::Result<Zeroizing<String>> {

@@ -194,8 +194,7 @@ fn path(name: &str) -> PathBuf {
 pub(super) fn directory() -> Result<PathBuf, Trouble> {
     let directory = Path::new(SOCKET_DIR);
     uapi::make_directory(directory).map_err(|error| {
-        Trouble::new(format!("cannot make {SOCKET_DIR}: {error}"))
-            .fix("run as root, or make it beforehand, writable for this user")
+        Trouble::new(format!("cannot make {SOCKET_DIR}: {error}")).fix(uapi::directory_fix(&error))
     })?;
     Ok(directory.to_owned())
 }

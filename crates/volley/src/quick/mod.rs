@@ -24,6 +24,8 @@ mod steps;
 mod tables;
 mod up;
 
+use std::path::Path;
+
 use caps::{CapSet, Capability};
 use sd_notify::NotifyState;
 use tokio::runtime::Runtime;
@@ -136,6 +138,10 @@ pub(crate) fn strip(argument: &str) -> Result<(), Trouble> {
 
 /// Says so at once, rather than with the first step that needs it.
 fn require_privilege() -> Result<(), Trouble> {
+    if !Path::new("/proc/self").exists() {
+        return Err(Trouble::new("cannot set interfaces up or down: /proc is not mounted")
+            .fix("mount -t proc proc /proc"));
+    }
     match caps::has_cap(None, CapSet::Effective, Capability::CAP_NET_ADMIN) {
         Ok(false) => {
             Err(Trouble::new("no permission to set interfaces up").fix("run as root, or with CAP_NET_ADMIN"))

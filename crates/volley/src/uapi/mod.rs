@@ -15,7 +15,7 @@ mod status;
 pub use parse::{Failure, MAX_LINE_LEN, MAX_REQUEST_LEN, Operation, Request, RequestParser, ScopeLookup};
 pub use print::{Device, Peer, print_get, print_set};
 pub use socket::{BindError, SOCKET_DIR, Socket, is_alive, socket_path};
-pub(crate) use socket::{identity, make_directory};
+pub(crate) use socket::{directory_fix, identity, make_directory};
 pub use status::{Feature, Status};
 
 /// The error numbers of answers (asm-generic/errno.h). `set` answers carry them negated, `get` answers

@@ -47,6 +47,22 @@ pub enum BindError {
     },
 }
 
+/// How to mend that [`SOCKET_DIR`], or what belongs into it, cannot be made because of `error`.
+pub(crate) fn directory_fix(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::AlreadyExists => format!("something else is in its place: rm {SOCKET_DIR}"),
+        io::ErrorKind::NotADirectory => {
+            format!("take away what is no directory, or a link to none, in: namei {SOCKET_DIR}")
+        }
+        io::ErrorKind::IsADirectory => "a directory is in its place: take it away".to_owned(),
+        io::ErrorKind::ReadOnlyFilesystem => {
+            format!("mount a tmpfs there: mount -t tmpfs -o mode=0755 tmpfs {SOCKET_DIR}")
+        }
+        io::ErrorKind::StorageFull => format!("make room for it: df {SOCKET_DIR}"),
+        _ => format!("run as root, or: mkdir -p {SOCKET_DIR} and chown it to the user who runs Volley"),
+    }
+}
+
 /// Where the socket of the interface `name` is.
 pub fn socket_path(name: &str) -> PathBuf {
     Path::new(SOCKET_DIR).join(format!("{name}.sock"))
