@@ -69,7 +69,7 @@ impl Error {
         match self {
             Self::BadName { .. } => Some("choose a name of 1 to 15 letters and digits, such as wg0"),
             Self::NoPrivilege { .. } => Some(
-                "run as root, or grant CAP_NET_ADMIN (setcap cap_net_admin+ep PROGRAM, or --cap-add NET_ADMIN)",
+                "run as root, or with CAP_NET_ADMIN (systemd: AmbientCapabilities=; in a container: --cap-add NET_ADMIN)",
             ),
             Self::ForeignNetwork { .. } => Some(
                 "make a network namespace along with the user namespace (unshare --net, or a container network of its own), or run as root outside of it",

@@ -14,7 +14,7 @@ use ipnet::IpNet;
 use serde::Serialize;
 
 use crate::{
-    Trouble, WithFix, output,
+    Trouble, WithFix, output, quick,
     uapi::{Device, Peer, SOCKET_DIR, Status, client, socket_path},
     wall_clock::since_epoch,
 };
@@ -51,7 +51,7 @@ pub(crate) fn show(name: Option<&str>, json: bool) -> Result<(), Trouble> {
 }
 
 /// The names of the sockets in `directory`, sorted.
-fn interfaces(directory: &Path) -> Vec<String> {
+pub(crate) fn interfaces(directory: &Path) -> Vec<String> {
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
     let name = |entry: fs::DirEntry| Some(entry.file_name().to_str()?.strip_suffix(".sock")?.to_owned());
     let mut names: Vec<_> = entries.filter_map(name).collect();
@@ -68,6 +68,8 @@ struct Interface {
     listen_port: u16,
     fwmark: u32,
     peers: Vec<ShownPeer>,
+    /// What `up` has made and others have taken away.
+    taken_away: Vec<String>,
     #[serde(flatten)]
     status: Option<ShownStatus>,
 }
@@ -98,7 +100,8 @@ impl Interface {
         let socket = socket_path(name);
         let device = client::get(&socket)?;
         // Daemons that are not ours do not know this request.
-        Ok(Self::new(name, device, client::status(&socket).ok()))
+        let status = client::status(&socket).ok();
+        Ok(Self { taken_away: quick::taken_away(name), ..Self::new(name, device, status) })
     }
 
     fn new(name: &str, device: Device, status: Option<Status>) -> Self {
@@ -108,6 +111,7 @@ impl Interface {
             listen_port: device.listen_port,
             fwmark: device.fwmark,
             peers: device.peers.into_iter().map(ShownPeer::from).collect(),
+            taken_away: Vec::new(),
             status: status.map(ShownStatus::from),
         }
     }
@@ -119,6 +123,14 @@ impl Interface {
         text.option("private key", self.public_key.as_ref().map(|_| "(hidden)"));
         text.line("listening port", self.listen_port);
         text.option("fwmark", (self.fwmark != 0).then_some(format_args!("{:#x}", self.fwmark)));
+        if !self.taken_away.is_empty() {
+            let name = &self.name;
+            let gone = self.taken_away.join(", ");
+            text.line(
+                "unprotected",
+                format_args!("others have removed {gone}; volley down {name}, then up, sets it again"),
+            );
+        }
         if let Some(status) = &self.status {
             status.text(&mut text);
         }

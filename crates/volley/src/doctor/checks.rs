@@ -21,6 +21,8 @@ use socket2::{Domain, Protocol, Socket, Type};
 use super::{Check, tun, udp};
 use crate::{
     programs::is_installed,
+    quick,
+    show::interfaces,
     uapi::{SOCKET_DIR, directory_fix},
 };
 
@@ -43,7 +45,9 @@ pub(super) fn all(port: Option<u16>) -> Vec<Check> {
         socket_buffers(),
     ];
     checks.extend(port.map(listen_port));
-    checks.extend([ipv6(), kernel_module(&release), wireguard_tools(), firewall(), socket_directory()]);
+    checks.extend([ipv6(), kernel_module(&release), wireguard_tools(), firewall()]);
+    checks.extend(tunnels());
+    checks.push(socket_directory());
     checks
 }
 
@@ -64,7 +68,7 @@ fn privileges() -> Check {
         Ok(false) => Check::fail(
             NAME,
             "CAP_NET_ADMIN is not effective: no interface can be made",
-            "run as root, or: setcap cap_net_admin+ep \"$(command -v volley)\"; in a container: --cap-add NET_ADMIN",
+            "run as root (sudo, or systemctl start volley@NAME); in a container: --cap-add NET_ADMIN",
         ),
         Err(error) => {
             Check::warn(NAME, format!("not checked: {error}"), "mount /proc, or see `capsh --print`")
@@ -248,6 +252,21 @@ fn firewall() -> Check {
             "install the package nftables",
         ),
     }
+}
+
+/// One for each tunnel of which somebody has removed what keeps its traffic in it.
+fn tunnels() -> Vec<Check> {
+    let judge = |name: String| {
+        let gone = quick::taken_away(&name);
+        (!gone.is_empty()).then(|| {
+            Check::warn(
+                "tunnels",
+                format!("`{name}` is up, but others have removed {}", gone.join(", ")),
+                format!("volley down {name}, then volley up {name}"),
+            )
+        })
+    };
+    interfaces(Path::new(SOCKET_DIR)).into_iter().filter_map(judge).collect()
 }
 
 fn socket_directory() -> Check {

@@ -4,7 +4,10 @@
 //! Made by nft or, where there is none, by iptables, under the names that `wg-quick` uses: it can take down
 //! what we put up, and we what it did.
 
-use std::{fmt, io, process::Stdio};
+use std::{
+    fmt, io,
+    process::{Command, Stdio},
+};
 
 use ipnet::IpNet;
 
@@ -83,7 +86,7 @@ impl Firewall {
     pub(super) async fn remove(self, interface: &str) -> Result<(), Trouble> {
         let removed = match self.tool {
             Tool::Nft => self.run(&nft_removal(interface, self.family)).await,
-            Tool::Iptables => match removal_script(&self.saved(), interface) {
+            Tool::Iptables => match removal_script(&self.saved().unwrap_or_default(), interface) {
                 Some(script) => self.run(&script).await,
                 None => Ok(()),
             },
@@ -91,6 +94,18 @@ impl Firewall {
         removed.map_err(|error| {
             Trouble::new(format!("cannot remove the firewall with {}: {error}", self.program()))
         })
+    }
+
+    /// Whether the interface's is there; `None` if nobody may look.
+    pub(super) fn is_set(self, interface: &str) -> Option<bool> {
+        match self.tool {
+            Tool::Nft => {
+                let tables = printed(command("nft").args(["list", "tables"]))?;
+                let table = format!("table {} {}", self.family, table_name(interface));
+                Some(tables.lines().any(|line| line == table))
+            }
+            Tool::Iptables => Some(removal_script(&self.saved()?, interface).is_some()),
+        }
     }
 
     fn program(self) -> String {
@@ -110,11 +125,15 @@ impl Firewall {
     }
 
     /// What iptables has in all its tables.
-    fn saved(self) -> String {
-        let mut save = command(&format!("{}-save", iptables(self.family)));
-        let output = save.stdin(Stdio::null()).stderr(Stdio::null()).output();
-        output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default()
+    fn saved(self) -> Option<String> {
+        printed(&mut command(&format!("{}-save", iptables(self.family))))
     }
+}
+
+/// What a program that succeeds prints.
+fn printed(program: &mut Command) -> Option<String> {
+    let output = program.stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 /// Removes the table whether it is there or not: one transaction makes and deletes it.

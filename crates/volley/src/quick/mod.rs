@@ -12,6 +12,7 @@ mod file;
 mod firewall;
 mod first_process;
 mod hooks;
+mod intact;
 mod journal;
 mod locks;
 mod net;
@@ -28,7 +29,7 @@ use std::path::Path;
 
 use caps::{CapSet, Capability};
 use sd_notify::NotifyState;
-use tokio::runtime::Runtime;
+use tokio::runtime::{Builder, Runtime};
 
 use self::{
     down::{Ending, Stop},
@@ -107,6 +108,13 @@ pub(crate) fn down(argument: &str, leftovers: bool) -> Result<(), Trouble> {
         let stop = Stop { net: &net, name: &name, file: file.as_ref(), config: &config, argument };
         stop.take_down(if leftovers { Ending::Leftovers } else { Ending::Asked }).await
     })
+}
+
+/// What others have taken away of what `up` has made for an interface, for people.
+pub(crate) fn taken_away(name: &str) -> Vec<String> {
+    // Signals go on ending us.
+    let Ok(runtime) = Builder::new_current_thread().enable_all().build() else { return Vec::new() };
+    runtime.block_on(intact::taken_away(name))
 }
 
 /// Keeps a record of what could not be undone, and tells it.

@@ -39,6 +39,14 @@ impl Family {
         }
     }
 
+    /// As people call them.
+    pub(super) const fn spoken(self) -> &'static str {
+        match self {
+            Self::V4 => "IPv4",
+            Self::V6 => "IPv6",
+        }
+    }
+
     const fn unspecified(self) -> IpAddr {
         match self {
             Self::V4 => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
