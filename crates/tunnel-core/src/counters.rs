@@ -83,6 +83,8 @@ counters! {
         tx_no_endpoint,
         /// tx: the tunnel has no private key.
         tx_no_private_key,
+        /// tx: a datagram of our own that came back through the TUN: the route to the endpoint lies inside the tunnel.
+        tx_loop,
         /// tx: longer than one UDP datagram can carry.
         tx_too_big,
         /// tx: pushed out of, or refused by, the queue of packets waiting for a session.

@@ -11,6 +11,7 @@ mod link;
 mod peer;
 mod peer_table;
 mod persistent_keepalive;
+mod routing_loop;
 mod shared;
 mod tunnel;
 mod unreachable;

@@ -14,6 +14,7 @@ use crate::{
     deadlines::Scheduled,
     inner::{self, Inner},
     persistent_keepalive::PersistentKeepalive,
+    routing_loop::OwnDatagrams,
     shared::{Shared, padded},
     waiting::WaitingQueue,
 };
@@ -33,6 +34,7 @@ pub(crate) struct Peer<S> {
     /// Where to send to, from which local address. Its ECN bits are those of control messages: none.
     pub(crate) endpoint: Option<Destination>,
     pub(crate) keepalive: PersistentKeepalive,
+    own_datagrams: OwnDatagrams,
     /// Made when first needed, so that ten thousand peers which never speak cost no Diffie-Hellman.
     pub(crate) session: Option<S>,
     pub(crate) waiting: WaitingQueue,
@@ -63,6 +65,7 @@ impl<S: Session> Peer<S> {
             preshared_key: None,
             endpoint: None,
             keepalive: PersistentKeepalive::default(),
+            own_datagrams: OwnDatagrams::default(),
             session: None,
             waiting: WaitingQueue::default(),
             scheduled: Scheduled::default(),
@@ -81,7 +84,7 @@ impl<S: Session> Peer<S> {
     pub(crate) fn send<K: DatagramSink>(
         &mut self,
         packet: &[u8],
-        ecn: Ecn,
+        inner: &Inner,
         identity: &mut impl Identity<Session = S>,
         now: Instant,
         shared: &mut Shared,
@@ -91,9 +94,13 @@ impl<S: Session> Peer<S> {
             shared.counters.drops.tx_no_endpoint += 1;
             return Ok(Sent::Unreachable);
         };
+        if self.own_datagrams.contain(packet, inner, endpoint.remote) {
+            shared.counters.drops.tx_loop += 1;
+            return Ok(Sent::Taken);
+        }
         if self.is_live() {
             self.flush_waiting(now, shared, sink)?;
-            let to = Destination { ecn: inner::encapsulate_ecn(ecn), ..endpoint };
+            let to = Destination { ecn: inner::encapsulate_ecn(inner.ecn), ..endpoint };
             let plaintext = padded(packet, shared.mtu, &mut shared.scratch);
             match self.seal(plaintext, to, now, sink)? {
                 Sealed::Sent => {
@@ -146,6 +153,7 @@ impl<S: Session> Peer<S> {
             return Ok(());
         };
         self.keepalive.restart(now);
+        self.own_datagrams.written(message);
         shared.send_control(self.index, to, message, now, sink)?;
         self.count_sent_bytes(message.len(), shared);
         Ok(())
@@ -286,7 +294,7 @@ impl<S: Session> Peer<S> {
         }
         let appended = sink.append(endpoint, INITIATION_LEN, |out| {
             let out = out.as_mut_array::<INITIATION_LEN>().ok_or(NotNow)?;
-            session.initiate(out, now).map(|_| ()).ok_or(NotNow)
+            session.initiate(out, now).map(|_| self.own_datagrams.written(out)).ok_or(NotNow)
         });
         match appended {
             Ok(()) => {}
@@ -308,7 +316,12 @@ impl<S: Session> Peer<S> {
         sink: &mut K,
     ) -> Result<Sealed, SinkFull> {
         let Some(session) = &mut self.session else { return Ok(Sealed::NeedsHandshake) };
-        match sink.append(to, plaintext.len() + DATA_OVERHEAD, |out| session.seal(plaintext, out, now)) {
+        let appended = sink.append(to, plaintext.len() + DATA_OVERHEAD, |out| {
+            session.seal(plaintext, out, now)?;
+            self.own_datagrams.sealed(out);
+            Ok(())
+        });
+        match appended {
             Ok(()) => {
                 self.keepalive.restart(now);
                 Ok(Sealed::Sent)

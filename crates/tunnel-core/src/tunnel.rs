@@ -128,7 +128,7 @@ impl<I: Identity> Tunnel<I> {
             drops.tx_no_route += 1;
             return Ok(Sent::Unreachable);
         };
-        peer.send(&packet[..inner.len], inner.ecn, identity, now, &mut self.shared, sink)
+        peer.send(&packet[..inner.len], &inner, identity, now, &mut self.shared, sink)
     }
 
     /// Takes one UDP datagram. `out` must be at least as long as the datagram, and at least

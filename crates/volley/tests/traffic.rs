@@ -217,6 +217,28 @@ fn the_tunnel_survives_its_underlay_and_its_interface_going_down() {
 }
 
 #[test]
+fn a_route_to_the_endpoint_through_the_tunnel_keeps_nothing_busy() {
+    lab(TOOLS, |lab| {
+        let tunnel = Tunnel::new(lab);
+        let sent = || lab.run("wg show wg0 transfer | cut -f3").trim().parse::<u64>().expect("bytes");
+        lab.run(&format!("wg set wg0 peer {} allowed-ips 0.0.0.0/0", tunnel.far.1));
+        let before = sent();
+        lab.run("ip route add 192.0.2.2/32 dev wg0");
+        // Small ones, and some that come back in fragments.
+        for size in [56, 1392] {
+            assert!(!lab.sh(&format!("ping -q -c 10 -i 0.02 -W 1 -s {size} 10.5.0.2")).status.success());
+        }
+        let bytes = sent() - before;
+        assert!(
+            bytes < 20 * 1500 + 5 * 148,
+            "{bytes} bytes were sent for twenty packets: each once, if at all"
+        );
+        lab.run("ip route del 192.0.2.2/32 dev wg0");
+        eventually("a ping is answered", || lab.sh("ping -c 1 -W 1 10.5.0.2").status.success());
+    });
+}
+
+#[test]
 fn a_restarted_daemon_is_talked_to_again() {
     lab(TOOLS, |lab| {
         let mut tunnel = Tunnel::new(lab);

@@ -19,6 +19,7 @@ mod persistent_keepalive;
 mod preshared_key;
 mod rekey;
 mod roaming;
+mod routing_loop;
 mod soak;
 mod source_check;
 mod under_load;

@@ -1,0 +1,122 @@
+//! Our own datagrams, recognised when they come back through the TUN: the route to the endpoint lies inside the
+//! tunnel. Sealed again, they would come back again, longer each time.
+
+use std::net::SocketAddr;
+
+use crate::inner::{IPV4_HEADER_LEN, IPV6_HEADER_LEN, Inner};
+
+/// The protocol numbers of UDP and of IPv6's fragment header (IANA).
+const UDP: u8 = 17;
+const IPV6_FRAGMENT: u8 = 44;
+const UDP_HEADER_LEN: usize = 8;
+const IPV6_FRAGMENT_HEADER_LEN: usize = 8;
+
+/// By what one peer's datagrams are recognised. Others may send to the same endpoint through the tunnel, from the same
+/// port, even WireGuard's messages; none of theirs has these bytes.
+#[derive(Debug, Default)]
+pub(crate) struct OwnDatagrams {
+    /// Type and receiver index of the data messages: the endpoint gives each index to one session.
+    data: Option<[u8; 8]>,
+    /// The beginning of the newest handshake message: ephemeral keys are random.
+    handshake: Option<[u8; 16]>,
+    /// What names the fragments of a datagram of ours whose first one came back.
+    fragments: Option<u32>,
+}
+
+/// A UDP packet, or a fragment of one.
+enum Udp<'a> {
+    /// With a header. `fragments` names those that follow, if it was cut up.
+    First {
+        port: u16,
+        payload: &'a [u8],
+        fragments: Option<u32>,
+    },
+    Later {
+        fragments: u32,
+    },
+}
+
+impl OwnDatagrams {
+    /// A data message was sealed.
+    #[inline]
+    pub(crate) fn sealed(&mut self, message: &[u8]) {
+        self.data = message.first_chunk().copied();
+    }
+
+    /// A handshake message or a keepalive was written.
+    pub(crate) fn written(&mut self, message: &[u8]) {
+        self.handshake = message.first_chunk().copied();
+    }
+
+    /// True for a packet from the TUN that is a datagram which was sent to `endpoint`.
+    #[inline]
+    pub(crate) fn contain(&mut self, packet: &[u8], inner: &Inner, endpoint: SocketAddr) -> bool {
+        inner.destination == endpoint.ip() && self.is_sent(packet, endpoint.port())
+    }
+
+    #[cold]
+    fn is_sent(&mut self, packet: &[u8], endpoint_port: u16) -> bool {
+        match Udp::parse(packet) {
+            Some(Udp::First { port, payload, fragments }) => {
+                let is_data = self.data.is_some_and(|data| payload.starts_with(&data));
+                let is_handshake = self.handshake.is_some_and(|handshake| payload.starts_with(&handshake));
+                let is_sent = port == endpoint_port && (is_data || is_handshake);
+                if is_sent {
+                    self.fragments = fragments;
+                }
+                is_sent
+            }
+            Some(Udp::Later { fragments }) => self.fragments == Some(fragments),
+            None => false,
+        }
+    }
+}
+
+impl<'a> Udp<'a> {
+    /// `None` if it is something else, or cut short.
+    fn parse(packet: &'a [u8]) -> Option<Self> {
+        match packet.first()? >> 4 {
+            4 => Self::parse_v4(packet),
+            _ => Self::parse_v6(packet),
+        }
+    }
+
+    fn parse_v4(packet: &'a [u8]) -> Option<Self> {
+        let header: &[u8; IPV4_HEADER_LEN] = packet.first_chunk()?;
+        if header[9] != UDP {
+            return None;
+        }
+        let [offset_high, offset_low] = [header[6] & 0x1f, header[7]];
+        let more = header[6] & 0x20 != 0;
+        let identification = u32::from(u16::from_be_bytes([header[4], header[5]]));
+        if [offset_high, offset_low] != [0, 0] {
+            return Some(Self::Later { fragments: identification });
+        }
+        let udp = packet.get(usize::from(header[0] & 0x0f) * 4..)?;
+        Self::first(udp, more.then_some(identification))
+    }
+
+    fn parse_v6(packet: &'a [u8]) -> Option<Self> {
+        let (header, rest) = packet.split_first_chunk::<IPV6_HEADER_LEN>()?;
+        match header[6] {
+            UDP => Self::first(rest, None),
+            IPV6_FRAGMENT => {
+                let (fragment, rest) = rest.split_first_chunk::<IPV6_FRAGMENT_HEADER_LEN>()?;
+                let [next, _, offset_high, offset_low, i0, i1, i2, i3] = *fragment;
+                let (offset, more) = ([offset_high, offset_low & !0b111], offset_low & 1 != 0);
+                let identification = u32::from_be_bytes([i0, i1, i2, i3]);
+                match (next, offset) {
+                    (UDP, [0, 0]) => Self::first(rest, more.then_some(identification)),
+                    (UDP, _) => Some(Self::Later { fragments: identification }),
+                    _ => None,
+                }
+            }
+            _ => None,
+        }
+    }
+
+    fn first(udp: &'a [u8], fragments: Option<u32>) -> Option<Self> {
+        let (header, payload) = udp.split_first_chunk::<UDP_HEADER_LEN>()?;
+        Some(Self::First { port: u16::from_be_bytes([header[2], header[3]]), payload, fragments })
+    }
+}
