@@ -134,8 +134,45 @@ fn a_metrics_port_in_use_is_an_error_with_its_fix_and_leaves_nothing() {
         assert_eq!(refused.status.code(), Some(1), "{said}");
         assert!(said.contains("cannot serve metrics at 127.0.0.1:9586: "), "{said}");
         assert!(said.contains("to mend it: give --metrics"), "{said}");
+        assert!(
+            said.contains("where several interfaces share the setting: unix:/run/wireguard/%i.metrics"),
+            "{said}"
+        );
         assert!(!lab.sh("ip link show wg1").status.success());
         assert!(!common::socket("wg1").exists());
+    });
+}
+
+#[test]
+fn interfaces_that_share_a_metrics_setting_each_have_a_socket_of_their_own() {
+    lab(&["curl", "wg", "ip"], |lab| {
+        // As /etc/default/volley gives it to every instance of the unit.
+        let metrics = ["--metrics", "unix:/run/wireguard/%i.metrics"];
+        let mut daemons = ["wg0", "wg1"].map(|name| lab.daemon(name, &metrics));
+        for name in ["wg0", "wg1"] {
+            let get = format!("curl -s --unix-socket /run/wireguard/{name}.metrics http://localhost/metrics");
+            assert!(lab.run(&get).contains(&format!("\nvolley_peers{{interface=\"{name}\"}} 0\n")));
+            assert_eq!(lab.run(&format!("stat -c %a /run/wireguard/{name}.metrics")), "700\n");
+        }
+        let interfaces = lab.run("wg show interfaces | tr ' ' '\\n' | sort");
+        assert_eq!(interfaces, "wg0\nwg1\n", "the sockets of metrics are no interfaces");
+        let refused = lab.sh("volley wg2 --metrics unix:/run/wireguard/wg0.metrics");
+        let said = String::from_utf8_lossy(&refused.stderr);
+        assert_eq!(refused.status.code(), Some(1), "{said}");
+        assert!(
+            said.contains("at unix:/run/wireguard/wg0.metrics: somebody serves there already\n"),
+            "{said}"
+        );
+        assert!(said.contains("a path for each interface"), "{said}");
+        // One that a killed daemon has left is in nobody's way.
+        daemons[0].signal(Signal::SIGKILL);
+        assert!(!daemons[0].ends_within(Duration::from_secs(2)), "killed is no success");
+        daemons[0] = lab.daemon("wg0", &metrics);
+        for mut daemon in daemons {
+            daemon.signal(Signal::SIGTERM);
+            assert!(daemon.ends_within(Duration::from_millis(500)), "it lives on");
+        }
+        assert_eq!(lab.run("ls /run/wireguard"), "", "the sockets are removed");
     });
 }
 

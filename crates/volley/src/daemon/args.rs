@@ -1,7 +1,7 @@
 //! How the daemon is to be run. `wg-quick` starts it with a name and nothing else, so every option has an environment
 //! variable.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::path::PathBuf;
 
 use clap::{ArgAction, Args, ValueEnum};
 use io_runtime::{Arrangement, RuntimeConfig, UDP_SEND_BUFFER};
@@ -72,9 +72,10 @@ pub struct DaemonArgs {
     pub udp_send_buffer: u32,
 
     /// Serve Prometheus metrics at http://ADDR/metrics. A bare port means the loopback: keep it there, or
-    /// others learn who your peers are.
-    #[arg(long, value_name = "ADDR", env = "VOLLEY_METRICS", value_parser = metrics::listen_addr)]
-    pub metrics: Option<SocketAddr>,
+    /// others learn who your peers are. `unix:/run/wireguard/%i.metrics` is a socket instead, for its owner alone;
+    /// `%i` stands for the interface, where several share the setting.
+    #[arg(long, value_name = "ADDR", env = "VOLLEY_METRICS", value_parser = metrics::address)]
+    pub metrics: Option<metrics::Address>,
 
     /// Write what crosses the interface, in the clear, to a new file for Wireshark or tcpdump; `%i` in its
     /// name stands for the interface. It replaces an older capture, and grows until the daemon ends.

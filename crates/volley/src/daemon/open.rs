@@ -58,7 +58,7 @@ pub(super) fn open(args: &DaemonArgs) -> Result<Device, Trouble> {
         Some(fd) => Socket::inherited(fd),
         None => bind(&name)?,
     };
-    let metrics = args.metrics.map(Metrics::bind).transpose()?;
+    let metrics = args.metrics.as_ref().map(|address| Metrics::bind(address, &name)).transpose()?;
     // Last, for it may replace an older one.
     let capture = args.pcap.as_deref().map(|file| Capture::create(file, &name)).transpose()?;
     Ok(Device { tun, socket, name, index, mtu, capture, metrics })

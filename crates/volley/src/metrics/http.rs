@@ -1,11 +1,11 @@
 //! As much of an HTTP/1.1 server (RFC 9112) as a scraper needs: `GET /metrics`, one request a connection.
 //! Clients are strangers: each may take little memory, little time and one of few places.
 
-use std::{future::Future, time::Duration};
+use std::{future::Future, io, time::Duration};
 
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
-    net::TcpListener,
+    net::{TcpListener, UnixListener},
     task::JoinSet,
     time::{sleep, timeout},
 };
@@ -29,8 +29,28 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
 /// The text format that Prometheus and OpenMetrics scrapers both take.
 const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
+/// Where clients come from.
+pub(super) trait Listener {
+    /// The next one. Cancelling it loses nobody.
+    fn next(
+        &self,
+    ) -> impl Future<Output = io::Result<impl AsyncRead + AsyncWrite + Unpin + Send + 'static>> + Send;
+}
+
+impl Listener for TcpListener {
+    async fn next(&self) -> io::Result<impl AsyncRead + AsyncWrite + Unpin + Send + 'static> {
+        Ok(self.accept().await?.0)
+    }
+}
+
+impl Listener for UnixListener {
+    async fn next(&self) -> io::Result<impl AsyncRead + AsyncWrite + Unpin + Send + 'static> {
+        Ok(self.accept().await?.0)
+    }
+}
+
 /// Serves what `page` gives, until it is cancelled. Where it gives nothing, 503 is answered.
-pub(super) async fn serve<P, F>(listener: TcpListener, page: P)
+pub(super) async fn serve<P, F>(listener: impl Listener, page: P)
 where
     P: Fn() -> F + Clone + Send + 'static,
     F: Future<Output = Option<String>> + Send + 'static,
@@ -39,8 +59,8 @@ where
     loop {
         let has_room = clients.len() < MAX_CLIENTS;
         tokio::select! {
-            accepted = listener.accept(), if has_room => match accepted {
-                Ok((stream, _)) => drop(clients.spawn(converse(stream, page.clone()))),
+            accepted = listener.next(), if has_room => match accepted {
+                Ok(stream) => drop(clients.spawn(converse(stream, page.clone()))),
                 Err(error) => {
                     warn!("cannot take a metrics connection: {error}");
                     sleep(ACCEPT_PAUSE).await;
@@ -140,7 +160,7 @@ async fn answer(
     stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
     status: Status,
     body: String,
-) -> std::io::Result<()> {
+) -> io::Result<()> {
     let line = status.line();
     let body = if status == Status::Ok { body } else { format!("{line}: try GET /metrics\n") };
     let allow = if status == Status::MethodNotAllowed { "Allow: GET\r\n" } else { "" };

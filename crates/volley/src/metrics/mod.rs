@@ -4,58 +4,124 @@ mod exposition;
 mod http;
 
 use std::{
+    fmt::{self, Display},
     io,
     net::{Ipv4Addr, SocketAddr, TcpListener},
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
 use io_runtime::Handle;
 use tracing::{info, warn};
 
-use crate::{Trouble, wall_clock::WallClock};
+use crate::{
+    Trouble,
+    uapi::{BindError, Socket},
+    wall_clock::WallClock,
+};
+
+/// Where metrics are served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Address {
+    /// On a port.
+    Tcp(SocketAddr),
+    /// On a socket of the file system that its owner alone may use. `%i` stands for the interface, so that the instances
+    /// which share a setting do not share an address.
+    Unix(PathBuf),
+}
+
+impl Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
 
 /// Reads `--metrics`: `9586` and `:9586` mean the loopback, for who wants the whole network to read along
 /// should have to say so.
 ///
 /// # Errors
 /// What would be understood.
-pub(crate) fn listen_addr(value: &str) -> Result<SocketAddr, &'static str> {
+pub(crate) fn address(value: &str) -> Result<Address, &'static str> {
+    if let Some(path) = value.strip_prefix("unix:") {
+        let path = PathBuf::from(path);
+        let is_file = path.is_absolute() && path.file_name().is_some();
+        return if is_file { Ok(Address::Unix(path)) } else { Err("use unix:/ABSOLUTE/PATH") };
+    }
     let (host, port) = value.rsplit_once(':').unwrap_or(("", value));
     if matches!(host, "" | "localhost") {
-        let port = port.parse().map_err(|_| "use PORT, or ADDRESS:PORT such as 192.0.2.1:9586")?;
-        return Ok((Ipv4Addr::LOCALHOST, port).into());
+        let port =
+            port.parse().map_err(|_| "use PORT, ADDRESS:PORT such as 192.0.2.1:9586, or unix:/PATH")?;
+        return Ok(Address::Tcp((Ipv4Addr::LOCALHOST, port).into()));
     }
-    value.parse().map_err(|_| "use PORT, or ADDRESS:PORT such as 192.0.2.1:9586 or [2001:db8::1]:9586")
+    let wrong = "use PORT, ADDRESS:PORT such as 192.0.2.1:9586 or [2001:db8::1]:9586, or unix:/PATH";
+    value.parse().map(Address::Tcp).map_err(|_| wrong)
 }
 
-/// The bound port, before anything is served there.
+/// The bound address, before anything is served there.
 #[derive(Debug)]
 pub(crate) struct Metrics {
-    listener: TcpListener,
-    address: SocketAddr,
+    listener: Listener,
+}
+
+#[derive(Debug)]
+enum Listener {
+    Tcp(TcpListener),
+    Unix(Socket),
 }
 
 impl Metrics {
-    /// Binds to `address`.
+    /// Binds to `address`, as the one for `interface`.
     ///
     /// # Errors
     /// When it is taken, not ours, or forbidden.
-    pub(crate) fn bind(address: SocketAddr) -> Result<Self, Trouble> {
+    pub(crate) fn bind(address: &Address, interface: &str) -> Result<Self, Trouble> {
+        match address {
+            Address::Tcp(address) => Self::bind_tcp(*address),
+            Address::Unix(path) => {
+                Self::bind_unix(Path::new(&*path.to_string_lossy().replace("%i", interface)))
+            }
+        }
+    }
+
+    fn bind_tcp(address: SocketAddr) -> Result<Self, Trouble> {
         let bound = || {
             let listener = TcpListener::bind(address)?;
             listener.set_nonblocking(true)?;
-            let address = listener.local_addr()?;
-            Ok(Self { listener, address })
+            Ok((listener.local_addr()?, listener))
         };
-        let metrics = bound().map_err(|error: io::Error| {
-            Trouble::new(format!("cannot serve metrics at {address}: {error}"))
-                .fix("give --metrics (or VOLLEY_METRICS) another port, or an address of this machine")
+        let (bound, listener) = bound().map_err(|error: io::Error| {
+            let trouble = Trouble::new(format!("cannot serve metrics at {address}: {error}"));
+            trouble.fix(match error.kind() {
+                io::ErrorKind::AddrInUse => {
+                    "give --metrics (or VOLLEY_METRICS) another port, or where several interfaces share the setting: \
+                     unix:/run/wireguard/%i.metrics"
+                }
+                _ => "give --metrics (or VOLLEY_METRICS) another port, or an address of this machine",
+            })
         })?;
         if !address.ip().is_loopback() {
             warn!("metrics are open to the network at {address}; they tell who the peers are");
         }
-        info!("metrics are at http://{}/metrics", metrics.address);
-        Ok(metrics)
+        info!("metrics are at http://{bound}/metrics");
+        Ok(Self { listener: Listener::Tcp(listener) })
+    }
+
+    fn bind_unix(path: &Path) -> Result<Self, Trouble> {
+        let socket = Socket::bind(path).map_err(|error| {
+            let what = match error {
+                BindError::Taken(_) => "somebody serves there already".to_owned(),
+                error => error.to_string(),
+            };
+            Trouble::new(format!("cannot serve metrics at unix:{}: {what}", path.display())).fix(
+                "give --metrics (or VOLLEY_METRICS) a path for each interface, where we may write: \
+                 unix:/run/wireguard/%i.metrics",
+            )
+        })?;
+        info!("metrics are at unix:{}", path.display());
+        Ok(Self { listener: Listener::Unix(socket) })
     }
 
     /// Serves until it is cancelled, in a tokio runtime.
@@ -63,13 +129,20 @@ impl Metrics {
     /// # Errors
     /// When the runtime cannot take the socket.
     pub(crate) async fn serve(self, interface: String, handle: Handle) -> io::Result<()> {
-        let listener = tokio::net::TcpListener::from_std(self.listener)?;
         let page = Arc::new(Page { interface, handle, clock: WallClock::start() });
-        http::serve(listener, move || {
+        let page = move || {
             let page = Arc::clone(&page);
             async move { page.render().await }
-        })
-        .await;
+        };
+        match &self.listener {
+            Listener::Tcp(listener) => {
+                let listener = tokio::net::TcpListener::from_std(listener.try_clone()?)?;
+                http::serve(listener, page).await;
+            }
+            Listener::Unix(socket) => {
+                http::serve(socket.listener()?, page).await;
+            }
+        }
         Ok(())
     }
 }
@@ -100,31 +173,36 @@ mod tests {
 
     #[test]
     fn a_bare_port_means_the_loopback() {
-        let loopback = "127.0.0.1:9586".parse();
+        let tcp = |value: &str| Ok(Address::Tcp(value.parse().unwrap()));
         for value in ["9586", ":9586", "localhost:9586", "127.0.0.1:9586"] {
-            assert_eq!(listen_addr(value).ok(), loopback.clone().ok(), "{value}");
+            assert_eq!(address(value), tcp("127.0.0.1:9586"), "{value}");
         }
-        assert_eq!(listen_addr("[::1]:9586"), Ok("[::1]:9586".parse().unwrap()));
-        assert_eq!(listen_addr("0.0.0.0:1"), Ok("0.0.0.0:1".parse().unwrap()));
-        for value in ["", ":", "65536", "::1", "example", "example:80", "127.0.0.1", "localhost"] {
-            assert!(listen_addr(value).is_err(), "{value}");
+        assert_eq!(address("[::1]:9586"), tcp("[::1]:9586"));
+        assert_eq!(address("0.0.0.0:1"), tcp("0.0.0.0:1"));
+        assert_eq!(address("unix:/run/a/%i.sock"), Ok(Address::Unix("/run/a/%i.sock".into())));
+        let wrong = ["", ":", "65536", "::1", "example", "example:80", "127.0.0.1", "localhost"];
+        for value in wrong.into_iter().chain(["unix:", "unix:here", "unix:/", "unix:/..", "/run/a.sock"]) {
+            assert!(address(value).is_err(), "{value}");
         }
     }
 
     #[test]
     fn a_taken_port_is_an_error_with_its_fix() {
-        let first = Metrics::bind(listen_addr("0").unwrap()).unwrap();
-        let refused = Metrics::bind(first.address).unwrap_err().to_string();
+        let first = TcpListener::bind("127.0.0.1:0").unwrap();
+        let taken = Address::Tcp(first.local_addr().unwrap());
+        let refused = Metrics::bind(&taken, "wg0").unwrap_err().to_string();
         assert!(refused.contains("cannot serve metrics at 127.0.0.1:"), "{refused}");
         assert!(refused.contains("\n  to mend it: give --metrics"), "{refused}");
+        assert!(refused.contains("unix:/run/wireguard/%i.metrics"), "{refused}");
     }
 
     #[tokio::test]
     async fn a_running_data_plane_is_told_over_http() {
         let (tun, _host) = tun_device::MemoryTun::pair("mem0", tun_device::Offloads::ALL).unwrap();
         let handle = io_runtime::spawn(tun, io_runtime::RuntimeConfig::default()).unwrap();
-        let metrics = Metrics::bind(listen_addr("0").unwrap()).unwrap();
-        let address = metrics.address;
+        let metrics = Metrics::bind(&address("0").unwrap(), "wg0").unwrap();
+        let Listener::Tcp(listener) = &metrics.listener else { unreachable!("a port was asked for") };
+        let address = listener.local_addr().unwrap();
         let serving = tokio::spawn(metrics.serve("wg0".into(), handle.clone()));
 
         let mut client = TcpStream::connect(address).await.unwrap();

@@ -163,7 +163,7 @@ impl Socket {
     }
 
     /// The listening end for the event loop of the caller.
-    pub(super) fn listener(&self) -> io::Result<UnixListener> {
+    pub(crate) fn listener(&self) -> io::Result<UnixListener> {
         let listener = self.listener.try_clone()?;
         listener.set_nonblocking(true)?;
         UnixListener::from_std(listener)
