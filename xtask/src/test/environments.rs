@@ -22,6 +22,7 @@ const ONCE: &[(&str, &str)] = &[
     ("user_namespace", "makes an environment of its own"),
     ("signals", "it starts hundreds of daemons, each in the environment that it is about"),
     ("slow_peers", TRAFFIC),
+    ("up_killed", "`strace` counts the calls of a program that nothing is put before, hundreds of times"),
     ("wire_correctness", TRAFFIC),
 ];
 

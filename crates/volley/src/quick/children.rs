@@ -10,6 +10,7 @@ use std::{
     process::{Child, Command, ExitStatus, Stdio},
 };
 
+use super::locks::Lock;
 use nix::{
     sys::signal::{Signal::SIGKILL, kill, killpg},
     unistd::Pid,
@@ -21,8 +22,11 @@ use tokio::{
 };
 
 /// Runs a program that must succeed with `input` on its stdin. It need not read it.
-pub(super) async fn feed(command: &mut Command, input: &str) -> io::Result<()> {
-    let mut child = Running::start(command.stdin(Stdio::piped()).stdout(Stdio::null()), true)?;
+///
+/// Its stdout is the file of the lock: should we be killed, nobody has the lock before it is done, or has itself become
+/// a daemon and let go.
+pub(super) async fn feed(command: &mut Command, input: &str, lock: &Lock) -> io::Result<()> {
+    let mut child = Running::start(command.stdin(Stdio::piped()).stdout(lock.shared()?), true)?;
     let stdin = child.process.stdin.take().map(OwnedFd::from);
     let feed = async {
         if let Some(mut pipe) = stdin.and_then(|stdin| Sender::from_owned_fd(stdin).ok()) {

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use super::children::feed;
+use super::{children::feed, locks::Lock};
 use crate::{
     Trouble, WithFix,
     config::Interface,
@@ -22,13 +22,13 @@ pub(super) fn entry_of_anybody(name: &str) -> Option<String> {
 }
 
 /// Gives the name servers to the system.
-pub(super) async fn set(entry: &str, interface: &Interface) -> Result<(), Trouble> {
+pub(super) async fn set(entry: &str, interface: &Interface, lock: &Lock) -> Result<(), Trouble> {
     let servers = interface.dns.iter().map(|server| format!("nameserver {server}\n"));
     let mut lines: String = servers.collect();
     if !interface.dns_search.is_empty() {
         lines += &format!("search {}\n", interface.dns_search.join(" "));
     }
-    let given = feed(command("resolvconf").args(["-a", entry, "-m", "0", "-x"]), &lines).await;
+    let given = feed(command("resolvconf").args(["-a", entry, "-m", "0", "-x"]), &lines, lock).await;
     given.map_err(|error| {
         Trouble::new(format!("cannot set DNS with resolvconf: {error}"))
             .fix("install resolvconf (openresolv or systemd-resolved's), or take DNS out of the file")
@@ -46,8 +46,8 @@ pub(super) fn warn(interface: &Interface) {
 }
 
 /// Takes an entry back; one that is gone is no error to resolvconf.
-pub(super) async fn unset(entry: &str) -> Result<(), Trouble> {
-    let taken = feed(command("resolvconf").args(["-d", entry, "-f"]), "").await;
+pub(super) async fn unset(entry: &str, lock: &Lock) -> Result<(), Trouble> {
+    let taken = feed(command("resolvconf").args(["-d", entry, "-f"]), "", lock).await;
     taken.or_trouble("cannot take the name servers back with resolvconf")
 }
 

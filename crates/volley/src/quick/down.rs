@@ -8,7 +8,8 @@ use super::{
     journal::{Made, Record},
     locks::Lock,
     net::Net,
-    plan, report, save, steps,
+    plan, report, save,
+    steps::{self, Site},
 };
 use crate::{
     Trouble,
@@ -80,7 +81,7 @@ impl Stop<'_> {
         }
         let made = self.made(record).await?;
         // From here on a signal stops nothing.
-        let failed = steps::undo(net, name, made.iter()).await;
+        let failed = steps::undo(&Site { net, name, lock: &lock }, made.iter()).await;
         troubles.extend(report(name, failed).err());
         let mut end = EndSignals::listen()?;
         troubles.extend(end.unless(self.run(&config.interface.hooks.post_down)).await.err());

@@ -11,7 +11,7 @@ use std::{
 
 use ipnet::IpNet;
 
-use super::{children::feed, net::Family};
+use super::{children::feed, locks::Lock, net::Family};
 use crate::{
     Trouble,
     programs::{command, is_installed},
@@ -68,7 +68,13 @@ impl Firewall {
     }
 
     /// Replaces the interface's.
-    pub(super) async fn set(self, interface: &str, addresses: &[IpNet], mark: u32) -> Result<(), Trouble> {
+    pub(super) async fn set(
+        self,
+        interface: &str,
+        addresses: &[IpNet],
+        mark: u32,
+        lock: &Lock,
+    ) -> Result<(), Trouble> {
         let Self { family, tool } = self;
         let addresses: Vec<_> =
             addresses.iter().copied().filter(|address| Family::of(address) == family).collect();
@@ -76,18 +82,18 @@ impl Firewall {
             Tool::Nft => nft_script(interface, family, &addresses, mark),
             Tool::Iptables => iptables_script(interface, &addresses, mark),
         };
-        self.run(&script).await.map_err(|error| {
+        self.run(&script, lock).await.map_err(|error| {
             Trouble::new(format!("cannot set the firewall up with {}: {error}", self.program()))
                 .fix("load the firewall's kernel modules (modprobe nf_tables), or set `Table = off`")
         })
     }
 
     /// Removes the interface's; nothing is not an error.
-    pub(super) async fn remove(self, interface: &str) -> Result<(), Trouble> {
+    pub(super) async fn remove(self, interface: &str, lock: &Lock) -> Result<(), Trouble> {
         let removed = match self.tool {
-            Tool::Nft => self.run(&nft_removal(interface, self.family)).await,
+            Tool::Nft => self.run(&nft_removal(interface, self.family), lock).await,
             Tool::Iptables => match removal_script(&self.saved().unwrap_or_default(), interface) {
-                Some(script) => self.run(&script).await,
+                Some(script) => self.run(&script, lock).await,
                 None => Ok(()),
             },
         };
@@ -115,13 +121,13 @@ impl Firewall {
         }
     }
 
-    async fn run(self, script: &str) -> io::Result<()> {
+    async fn run(self, script: &str, lock: &Lock) -> io::Result<()> {
         let mut program = command(&self.program());
         match self.tool {
             Tool::Nft => program.args(["-f", "-"]),
             Tool::Iptables => program.arg("-n"),
         };
-        feed(&mut program, script).await
+        feed(&mut program, script, lock).await
     }
 
     /// What iptables has in all its tables.

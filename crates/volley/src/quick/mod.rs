@@ -64,7 +64,7 @@ pub(crate) fn up(argument: &str, running: bool, foreground: bool) -> Result<(), 
         let daemon = match started {
             Ok(daemon) => daemon,
             Err(trouble) => {
-                let failed = steps::undo(&net, name, journal.into_record().to_undo()).await;
+                let failed = steps::undo(&start.site(), journal.into_record().to_undo()).await;
                 let others = report(name, failed).err();
                 lock.remove();
                 return Err(trouble.and(others));

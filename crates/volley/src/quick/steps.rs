@@ -28,6 +28,14 @@ const VALID_MARK: &str = "/proc/sys/net/ipv4/conf/all/src_valid_mark";
 /// How long a daemon may take to end. It should take half a second, on a machine that has the time.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// Whose steps, and the lock that is held for them.
+#[derive(Clone, Copy)]
+pub(super) struct Site<'a> {
+    pub(super) net: &'a Net,
+    pub(super) name: &'a str,
+    pub(super) lock: &'a Lock,
+}
+
 /// The interface of the daemon that answers on the socket of this name; `None` if the one with this name, if any, is
 /// somebody else's.
 pub(super) async fn link(net: &Net, name: &str) -> Result<Option<Link>, Trouble> {
@@ -59,12 +67,12 @@ pub(super) async fn look_around(net: &Net, name: &str, index: u32) -> Result<Sur
 
 /// Does one step for the interface.
 pub(super) async fn carry_out(
-    net: &Net,
-    name: &str,
+    site: &Site<'_>,
     index: u32,
     journal: &mut Journal,
     step: &Step,
 ) -> Result<(), Trouble> {
+    let Site { net, name, lock } = *site;
     match step {
         Step::Mark(mark) => {
             let update = DeviceUpdate { fwmark: Some(*mark), ..DeviceUpdate::default() };
@@ -87,7 +95,7 @@ pub(super) async fn carry_out(
             let firewall = Firewall::of(*family)?;
             journal.write_down(Made::Firewall(firewall))?;
             let addresses = net.addresses(index).await.or_trouble("cannot list addresses")?;
-            firewall.set(name, &addresses, *mark).await
+            firewall.set(name, &addresses, *mark, lock).await
         }
     }
 }
@@ -95,14 +103,14 @@ pub(super) async fn carry_out(
 /// Undoes what was made, the last first. What is gone already is no error, and an error does not stop the rest: what
 /// could not be undone is given with its reason.
 pub(super) async fn undo(
-    net: &Net,
-    name: &str,
+    site: &Site<'_>,
     made: impl DoubleEndedIterator<Item = &Made>,
 ) -> Vec<(Made, Trouble)> {
+    let Site { net, name, lock } = *site;
     let made: Vec<_> = made.collect();
     // Not having it makes nothing impossible: only who restores the switch is then a matter of luck.
     let is_shared = |made: &&&Made| matches!(made, Made::Rule(_) | Made::Firewall(_) | Made::ValidMark(_));
-    let mut lock = match made.iter().find(is_shared) {
+    let mut routing = match made.iter().find(is_shared) {
         Some(_) => Lock::of_routing().await.ok(),
         None => None,
     };
@@ -110,17 +118,17 @@ pub(super) async fn undo(
     let has_link = made.iter().any(|made| matches!(made, Made::Link(_)));
     for made in made.into_iter().rev() {
         let undone = match made {
-            Made::Dns(entry) => dns::unset(entry).await,
+            Made::Dns(entry) => dns::unset(entry, lock).await,
             Made::Rule(rule) => net.delete_rule(rule).await.or_trouble("cannot remove a routing rule"),
-            Made::Firewall(firewall) => firewall.remove(name).await,
+            Made::Firewall(firewall) => firewall.remove(name, lock).await,
             Made::ValidMark(before) => restore_valid_mark(net, name, before).await,
             Made::Link(link) => {
-                lock = None;
+                routing = None;
                 end(net, name, Some(*link)).await
             }
             Made::Daemon if has_link => Ok(()),
             Made::Daemon => {
-                lock = None;
+                routing = None;
                 end(net, name, None).await
             }
         };
@@ -129,7 +137,7 @@ pub(super) async fn undo(
             Err(trouble) => failed.push((made.clone(), trouble)),
         }
     }
-    drop(lock);
+    drop(routing);
     failed.reverse();
     failed
 }

@@ -13,7 +13,9 @@ use super::{
     locks::Lock,
     net::Net,
     plan::{self, Target},
-    report, resolve, steps, tables,
+    report, resolve,
+    steps::{self, Site},
+    tables,
 };
 use crate::{
     Trouble, WithFix,
@@ -47,6 +49,10 @@ impl Start<'_> {
         &self.file.interface
     }
 
+    pub(super) fn site(&self) -> Site<'_> {
+        Site { net: self.net, name: self.name(), lock: self.lock }
+    }
+
     /// Refuses what is there, and undoes what is left of an earlier start that did not come to its end, or whose daemon
     /// was killed.
     pub(super) async fn clear_the_way(&self) -> Result<(), Trouble> {
@@ -65,7 +71,7 @@ impl Start<'_> {
             output::notice(format_args!("volley: undoing what an earlier `{name}` has left"));
             // A daemon that runs already is not the one of the record.
             let of_others = |made: &&Made| !(self.running && **made == Made::Daemon);
-            let failed = steps::undo(self.net, name, record.to_undo().filter(of_others)).await;
+            let failed = steps::undo(&self.site(), record.to_undo().filter(of_others)).await;
             report(name, failed)?;
         }
         if self.running {
@@ -123,7 +129,7 @@ impl Start<'_> {
         dns::warn(interface);
         if let Some(entry) = dns::entry(name, interface) {
             journal.write_down(Made::Dns(entry.clone()))?;
-            dns::set(&entry, interface).await?;
+            dns::set(&entry, interface, self.lock).await?;
         }
         self.add_routes(journal, index).await?;
         hooks::run(&interface.hooks.post_up, file, config).await?;
@@ -154,7 +160,7 @@ impl Start<'_> {
         };
         let around = steps::look_around(net, name, index).await?;
         for step in plan::routing(&networks, target, &around)? {
-            steps::carry_out(net, name, index, journal, &step).await?;
+            steps::carry_out(&self.site(), index, journal, &step).await?;
         }
         drop(lock);
         Ok(())
