@@ -18,11 +18,11 @@ pub(crate) fn is_installed(program: &str) -> bool {
     is_on_path(program, env::split_paths(&path()))
 }
 
-/// A program on the `PATH`, which it gets. Started from this thread, it may do what we may.
+/// A program on the `PATH`, which it gets, with `wg-quick`'s locale. Started from this thread, it may do what we may.
 pub(crate) fn command(program: &str) -> Command {
     lend_capabilities();
     let mut command = Command::new(program);
-    command.env("PATH", path());
+    command.env("PATH", path()).env("LC_ALL", "C");
     command
 }
 

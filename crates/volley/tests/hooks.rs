@@ -149,6 +149,49 @@ fn command_lines() -> Vec<String> {
     processes.filter_map(|process| fs::read_to_string(process.path().join("cmdline")).ok()).collect()
 }
 
+/// A terminal of its own for a command, at which a line is typed in advance, and Ctrl-C when the file `begun` is there.
+const TERMINAL: &str = r"
+import os, pty, sys, time
+process, terminal = pty.fork()
+if process == 0:
+    os.execvp(sys.argv[1], sys.argv[1:])
+os.write(terminal, b'a passphrase\n')
+for _ in range(1000):
+    if os.path.exists('begun'):
+        os.write(terminal, b'\x03')
+        break
+    time.sleep(0.01)
+try:
+    while os.read(terminal, 4096):
+        pass
+except OSError:
+    pass
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]))
+";
+
+#[test]
+fn a_hook_may_ask_at_the_terminal_and_is_interrupted_there() {
+    if Environment::NoTerminal.rules_out("it is about a terminal")
+        || Environment::Pid1.rules_out("the terminal is the runtime's, not the container's")
+    {
+        return;
+    }
+    lab(&["ip", "bash", "python3"], |lab| {
+        let sleep = format!("sleep 70.{}", std::process::id());
+        let hooks = format!(
+            "PreUp = read -r answer < /dev/tty; echo $answer > told\nPostUp = {sleep} & touch begun; wait"
+        );
+        config(lab, &hooks);
+        lab.file("terminal.py", TERMINAL);
+        let interrupted = lab.sh("python3 terminal.py volley up ./wg0.conf");
+        assert_eq!(interrupted.status.code(), Some(1), "{interrupted:?}");
+        assert_eq!(lab.run("cat told"), "a passphrase\n");
+        let command_line = sleep.replace(' ', "\0");
+        eventually("nothing runs on", || !command_lines().iter().any(|line| line.starts_with(&command_line)));
+        assert!(is_gone(lab));
+    });
+}
+
 #[test]
 fn a_resolvconf_that_does_not_read_is_judged_by_its_status_and_leaves_no_zombie() {
     lab(TOOLS, |lab| {

@@ -50,7 +50,7 @@ async fn bash(hook: &str, file: &ConfigFile, config: &Config) -> io::Result<Exit
     let script = format!(
         "set -e -o pipefail; shopt -s extglob; eval \"$(cat <&{number})\"; exec {number}<&-; (eval \"$hook\")"
     );
-    children::run(command("bash").args(["-c", &script, "volley"]).env("LC_ALL", "C")).await
+    children::run(command("bash").args(["-c", &script, "volley"])).await
 }
 
 /// The nearest to it that any shell can do.
@@ -61,7 +61,7 @@ async fn sh(hook: &str, file: &ConfigFile, config: &Config) -> io::Result<ExitSt
         "set -e; if (set -o pipefail) 2>/dev/null; then set -o pipefail; fi; \
          eval \"$(cat /proc/self/fd/{number})\"; (eval \"$hook\")"
     );
-    children::run(command("sh").args(["-c", &script, "volley"]).env("LC_ALL", "C")).await
+    children::run(command("sh").args(["-c", &script, "volley"])).await
 }
 
 /// What the shell is to read, as a file in memory that it gets: a command line can be read by everybody, and has an end.
