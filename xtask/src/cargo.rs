@@ -30,7 +30,7 @@ pub(crate) fn cargo() -> Command {
 
 /// Builds the daemon in release and gives its path.
 pub(crate) fn build_volley() -> Result<PathBuf> {
-    eprintln!("Building volley in release …");
+    tell!("Building volley in release …");
     let arguments = ["build", "--release", "--package", "volley", "--bin", "volley"];
     let output = cargo()
         .args(arguments)

@@ -89,7 +89,7 @@ impl Bars {
     fn note(&self, number: usize, round: &Round) {
         if let Some(bar) = self.modes.get(number).filter(|bar| bar.is_hidden()) {
             let rate = round.bytes as f64 * 8.0 / round.seconds / 1e9;
-            println!("{}: {rate:.2} Gbit/s, {} bytes verified", bar.prefix(), round.bytes);
+            say!("{}: {rate:.2} Gbit/s, {} bytes verified", bar.prefix(), round.bytes);
         }
     }
 
@@ -180,9 +180,9 @@ fn report(results: &[(Mode, Vec<Round>)]) -> Result<()> {
             format!("{:.0}", middle(&|round| per_gb(round.kernel_sends as f64, round))?),
         ]);
     }
-    println!("\n{table}");
+    say!("\n{table}");
     let total: u64 = results.iter().flat_map(|(_, rounds)| rounds).map(|round| round.bytes).sum();
-    println!("{:.2} GiB carried, every byte compared with the one sent.", total as f64 / GIB as f64);
+    say!("{:.2} GiB carried, every byte compared with the one sent.", total as f64 / GIB as f64);
     results.iter().try_for_each(|(mode, rounds)| rounds.iter().try_for_each(|round| cross_check(mode, round)))
 }
 

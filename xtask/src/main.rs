@@ -1,5 +1,13 @@
 //! Every developer command of Volley: `cargo xtask COMMAND`.
 #![forbid(unsafe_code)]
+#![deny(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "they panic when nobody reads; `say!` and `tell!` do not"
+)]
+
+#[macro_use]
+mod output;
 
 mod bench;
 mod cargo;
@@ -53,9 +61,10 @@ fn main() -> ExitCode {
         Command::Compare(compare) => compare.run(),
     };
     match outcome {
+        Ok(()) if output::is_lost() => ExitCode::FAILURE,
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            tell!("error: {error:#}");
             ExitCode::FAILURE
         }
     }

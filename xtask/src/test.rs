@@ -15,7 +15,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
 use netlab::Environment;
 
-use crate::cargo;
+use crate::{cargo, output};
 
 /// Runs everything.
 #[derive(Args, Debug)]
@@ -55,7 +55,7 @@ impl Test {
             let tests = environments::repeated()?.into_iter().map(|test| format!("--test={test}"));
             let repeated: Vec<_> = selection.into_iter().chain(tests).collect();
             for environment in Environment::ALL {
-                println!("\n== {}\n", environment.name());
+                say!("\n== {}\n", environment.name());
                 runs.push(Run::of(&repeated, Some(environment))?);
             }
         }
@@ -76,7 +76,7 @@ impl Run {
         let mut child =
             cargo.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("cannot run cargo")?;
         let stdout = child.stdout.take().context("piped")?;
-        let counting = thread::spawn(move || show_and_count(stdout, std::io::stdout()));
+        let counting = thread::spawn(move || show_and_count(stdout, output::Results));
         let succeeded = child.wait()?.success();
         let mut counts = counting.join().map_err(|_| anyhow!("counting panicked"))??;
         let (not_run, not_applying) = (not_run.read(), not_applying.read());
@@ -115,27 +115,27 @@ fn conclude(runs: &[Run]) -> Result<()> {
     let sum = |count: fn(&Run) -> u64| runs.iter().map(count).sum::<u64>();
     let skipped = sum(Run::skipped);
     if skipped > 0 {
-        println!("\n{skipped} NOT RUN:");
-        runs.iter().flat_map(|run| &run.not_run).for_each(|line| println!("{line}"));
+        say!("\n{skipped} NOT RUN:");
+        runs.iter().flat_map(|run| &run.not_run).for_each(|line| say!("{line}"));
         let ignored = sum(|run| run.counts.ignored);
         if ignored > 0 {
-            println!("NOT RUN: {ignored} that their source tells cargo to ignore");
+            say!("NOT RUN: {ignored} that their source tells cargo to ignore");
         }
     }
     let not_applying = sum(|run| run.not_applying.len() as u64);
     if not_applying > 0 {
-        println!("\n{not_applying} DO NOT APPLY, because the environment changes the contract:");
-        runs.iter().flat_map(|run| &run.not_applying).for_each(|line| println!("{line}"));
+        say!("\n{not_applying} DO NOT APPLY, because the environment changes the contract:");
+        runs.iter().flat_map(|run| &run.not_applying).for_each(|line| say!("{line}"));
     }
-    println!();
+    say!();
     for run in runs {
         let place = run.environment.map_or("everything, once", Environment::name);
         let Counts { passed, failed, .. } = run.counts;
         let (skipped, not_applying) = (run.skipped(), run.not_applying.len());
-        println!("{place}: {passed} passed, {failed} failed, {skipped} not run, {not_applying} do not apply");
+        say!("{place}: {passed} passed, {failed} failed, {skipped} not run, {not_applying} do not apply");
     }
     let failed = sum(|run| run.counts.failed);
-    println!("{} passed, {failed} failed, {skipped} not run", sum(|run| run.counts.passed));
+    say!("{} passed, {failed} failed, {skipped} not run", sum(|run| run.counts.passed));
     if failed > 0 || runs.iter().any(|run| !run.succeeded) {
         bail!("tests failed");
     }

@@ -37,14 +37,15 @@ impl Wire {
         netlab::enter_user_namespace()?;
         let bytes = self.mib * MIB;
         let (report, cut) = packets(&volley, bytes).context("packets checked one by one")?;
-        println!("{}", table(&report));
-        println!(
+        say!("{}", table(&report));
+        say!(
             "The daemon cut {} packets from {} frames of the kernel's. Of those that the tap kept up with, every \
              checksum and length is right.",
-            cut.packets, cut.frames
+            cut.packets,
+            cut.frames
         );
         let joined = content(&volley, bytes).context("coalesced TCP")?;
-        println!(
+        say!(
             "The other daemon joined {} MiB of TCP into {joined} super-packets: every byte is the one sent.",
             self.mib
         );

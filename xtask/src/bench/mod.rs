@@ -95,10 +95,7 @@ impl Bench {
         netlab::enter_user_namespace()?;
         let machine = Machine::here()?;
         let columns: Vec<_> = stages.iter().map(|stage| stage.column(&volley)).collect();
-        eprintln!(
-            "About {} minutes …",
-            estimate(columns.len(), &cases, rounds, &settings).as_secs() / 60 + 1
-        );
+        tell!("About {} minutes …", estimate(columns.len(), &cases, rounds, &settings).as_secs() / 60 + 1);
 
         let warning = machine.warn_if_busy()?;
         let mut floors = Vec::new();
@@ -110,7 +107,7 @@ impl Bench {
         let floor = Floor::median(&floors).context("no rounds")?;
         let report =
             Report { machine: &machine, results: &results, floor, stages: &stages, rounds, settings };
-        println!("{}", report.text());
+        say!("{}", report.text());
         if let Some(folder) = self.folder() {
             write(&folder, &report)?;
         }
@@ -155,7 +152,7 @@ fn write(folder: &Path, report: &Report<'_>) -> Result<()> {
     for (name, text) in [("README.md", report.markdown()), ("ablation.svg", chart::draw(report.results)?)] {
         let file = folder.join(name);
         fs::write(&file, text).with_context(|| file.display().to_string())?;
-        eprintln!("Wrote {}", file.display());
+        tell!("Wrote {}", file.display());
     }
     Ok(())
 }

@@ -65,17 +65,14 @@ impl Compare {
         if columns.len() == 1 {
             bail!("there is nothing to compare with: {}; or name one with --peer", known.missing.join("; "));
         }
-        known.missing.iter().for_each(|missing| eprintln!("NOT COMPARED: {missing}"));
-        eprintln!(
-            "About {} minutes …",
-            estimate(columns.len(), &cases, rounds, &settings).as_secs() / 60 + 1
-        );
+        known.missing.iter().for_each(|missing| tell!("NOT COMPARED: {missing}"));
+        tell!("About {} minutes …", estimate(columns.len(), &cases, rounds, &settings).as_secs() / 60 + 1);
 
         let warning = machine.warn_if_busy()?;
         let mut results = run_rounds(&columns, &cases, rounds, &settings, || Ok(()))?;
         known.missing.into_iter().chain(warning).for_each(|note| results.note(note));
         let report = report(&machine, &results, rounds, &settings);
-        println!("{report}");
+        say!("{report}");
         if let Some(file) = &self.markdown {
             fs::write(file, &report).with_context(|| file.display().to_string())?;
         }

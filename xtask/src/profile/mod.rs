@@ -64,8 +64,8 @@ impl Profile {
             }
         }
         bar.finish_and_clear();
-        println!("{}\n\n{}", machine.describe(), table(&rounds)?);
-        warning.into_iter().for_each(|note| println!("{note}"));
+        say!("{}\n\n{}", machine.describe(), table(&rounds)?);
+        warning.into_iter().for_each(|note| say!("{note}"));
         Ok(())
     }
 }

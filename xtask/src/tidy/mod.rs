@@ -34,13 +34,13 @@ impl Tidy {
             findings.push("the files above are not formatted: cargo fmt".into());
         }
         if self.sizes {
-            sources::longest(&files).for_each(|(path, lines)| println!("{lines:5} {path}"));
+            sources::longest(&files).for_each(|(path, lines)| say!("{lines:5} {path}"));
         }
-        findings.iter().for_each(|finding| println!("{finding}"));
+        findings.iter().for_each(|finding| say!("{finding}"));
         if !findings.is_empty() {
             bail!("{} findings", findings.len());
         }
-        println!("tidy: {} packages and {} files keep the rules", packages.len(), files.len());
+        say!("tidy: {} packages and {} files keep the rules", packages.len(), files.len());
         Ok(())
     }
 }
