@@ -49,6 +49,8 @@ impl Birth {
 pub(crate) enum Due {
     /// Send an initiation and report it with [`Timers::initiation_sent`].
     Initiate,
+    /// The same, for the peer is silent.
+    InitiateUnheard,
     /// Send an empty message and report it with [`Timers::sent`].
     Keepalive,
     /// No answer for [`REKEY_ATTEMPT_TIME`]: drop what waits. A session that is still young goes on.
@@ -221,13 +223,16 @@ impl Timers {
                 return Some(Due::GaveUp);
             }
             if now >= attempt.retry_at {
-                return Some(Due::Initiate);
+                return Some(Due::InitiateUnheard);
             }
         }
         let silent = take_due(&mut self.doubt_at, now);
         let wanted = std::mem::take(&mut self.rekey_wanted);
-        let free = self.attempt.is_none();
-        (free && (silent || wanted)).then_some(Due::Initiate)
+        match self.attempt {
+            None if silent => Some(Due::InitiateUnheard),
+            None if wanted => Some(Due::Initiate),
+            _ => None,
+        }
     }
 
     fn poll_session(&mut self, now: Instant) -> Option<Due> {

@@ -162,12 +162,19 @@ pub enum SealError {
 pub enum TimerAction {
     /// Nothing to do now.
     Idle,
-    /// `out[..len]` must be sent: a retried initiation, a rekey or a keepalive.
+    /// `out[..len]` must be sent: a rekey or a keepalive.
     Send {
         /// Bytes of the message.
         len: usize,
         /// True if it is a handshake initiation.
         initiation: bool,
+    },
+    /// `out[..len]` must be sent: a handshake initiation, for nothing was heard of the peer since the last one, or
+    /// for 15 s in which it was sent data (§6.5). The path to it may be at fault, such as a source address that it
+    /// cannot answer to any more.
+    SendUnheard {
+        /// Bytes of the message.
+        len: usize,
     },
     /// The handshake was given up (90 s without an answer), or the session became too old with no
     /// handshake under way. Said once. Packets waiting for it should be dropped; the next packet starts a

@@ -14,7 +14,8 @@ use tun_device::Segments;
 use tunnel_core::{MAX_ICMP_ERROR_LEN, Sent, Tunnel, TunnelConfig};
 
 use crate::{
-    DeviceStatus, DeviceUpdate, Error, Features, IoCounters, RuntimeConfig, Stopped, UpdateError,
+    DeviceStatus, DeviceUpdate, Error, Features, IoCounters, PinnedSource, RuntimeConfig, Stopped,
+    UpdateError,
     alarm::Alarm,
     clock,
     handle::{COMMAND_QUEUE, Command, Requests},
@@ -269,6 +270,15 @@ impl<I: Identity, P: TunPort> DataPlane<I, P> {
                 self.config.mtu = mtu;
                 self.tunnel.set_mtu(mtu);
                 self.receiver.set_mtu(mtu);
+                let _ = reply.send(());
+            }
+            Command::PinnedSources(reply) => {
+                let pinned = self.tunnel.pinned_sources();
+                let _ = reply.send(pinned.map(|(remote, source)| PinnedSource { remote, source }).collect());
+            }
+            Command::ForgetSources(sources, reply) => {
+                self.tunnel
+                    .forget_sources(|remote, source| sources.contains(&PinnedSource { remote, source }));
                 let _ = reply.send(());
             }
         }

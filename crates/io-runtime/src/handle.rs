@@ -1,6 +1,10 @@
 //! The handle: how the rest of the program speaks to a running data plane.
 
-use std::sync::Arc;
+use std::{
+    collections::HashSet,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use tokio::sync::{
     mpsc::{self, error::TryRecvError},
@@ -21,6 +25,17 @@ pub(crate) enum Command {
     Update(Box<DeviceUpdate>, oneshot::Sender<Result<(), UpdateError>>),
     Status(oneshot::Sender<Box<DeviceStatus>>),
     SetMtu(usize, oneshot::Sender<()>),
+    PinnedSources(oneshot::Sender<Vec<PinnedSource>>),
+    ForgetSources(HashSet<PinnedSource>, oneshot::Sender<()>),
+}
+
+/// A peer's endpoint, and the local address that what goes there leaves from: the one that the peer last spoke to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct PinnedSource {
+    /// Where to.
+    pub remote: SocketAddr,
+    /// Where from.
+    pub source: IpAddr,
 }
 
 /// How the data plane ended; `None` while it runs.
@@ -81,6 +96,28 @@ impl Handle {
     /// [`Stopped`] when the data plane has ended.
     pub async fn set_mtu(&self, mtu: usize) -> Result<(), Stopped> {
         self.ask(|reply| Command::SetMtu(mtu, reply)).await
+    }
+
+    /// Which local addresses are pinned for which endpoints. For someone who watches routes: see
+    /// [`forget_sources`](Self::forget_sources).
+    ///
+    /// # Errors
+    /// [`Stopped`] when the data plane has ended.
+    pub async fn pinned_sources(&self) -> Result<Vec<PinnedSource>, Stopped> {
+        self.ask(Command::PinnedSources).await
+    }
+
+    /// Leaves it to the route where datagrams leave from for these, until the peer is heard from again. What is not
+    /// pinned so any more stays as it is.
+    ///
+    /// The kernel's WireGuard does so when the route to a peer leads through another interface than before: from an
+    /// address of the old one no answer might come back. The data plane cannot see that; it notices only that an
+    /// address is gone, and that a peer does not answer handshakes.
+    ///
+    /// # Errors
+    /// [`Stopped`] when the data plane has ended.
+    pub async fn forget_sources(&self, sources: HashSet<PinnedSource>) -> Result<(), Stopped> {
+        self.ask(|reply| Command::ForgetSources(sources, reply)).await
     }
 
     /// Asks the data plane to end; [`finished`](Self::finished) tells when it has. Idempotent.

@@ -20,7 +20,7 @@ mod udp;
 pub use config::{Arrangement, DeviceUpdate, RuntimeConfig};
 pub use counters::{Drops, Histogram, IoCounters, Traffic};
 pub use error::{Error, Stopped, UpdateError};
-pub use handle::Handle;
+pub use handle::{Handle, PinnedSource};
 pub use kernel::Release as KernelRelease;
 pub use runtime::{spawn, spawn_with};
 pub use status::{DeviceStatus, Feature, Features};

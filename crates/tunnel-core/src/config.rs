@@ -1,6 +1,9 @@
 //! What a tunnel can be told: the whole of WireGuard's configuration, as one validated update.
 
-use std::{net::SocketAddr, time::Instant};
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Instant,
+};
 
 use encrypt::{PresharedKey, PrivateKey, PublicKey};
 use ipnet::IpNet;
@@ -106,6 +109,8 @@ pub struct PeerStatus {
     pub preshared_key: Option<PresharedKey>,
     /// Where it was last heard from, or was configured to be.
     pub endpoint: Option<SocketAddr>,
+    /// The local address that datagrams to it leave from: the one it last sent to. `None` leaves it to the route.
+    pub source: Option<IpAddr>,
     /// Seconds; 0 is off.
     pub persistent_keepalive: u16,
     /// Sorted.

@@ -220,6 +220,11 @@ impl<S: Session> Peer<S> {
                     traffic.keepalives_sent += u64::from(!initiation);
                     self.send_control(&out[..len], now, shared, sink)?;
                 }
+                TimerAction::SendUnheard { len } => {
+                    shared.counters.traffic.initiations_sent += 1;
+                    self.forget_source();
+                    self.send_control(&out[..len], now, shared, sink)?;
+                }
                 TimerAction::Expired => {
                     debug!(peer = ?self.public_key, waiting = self.waiting.len(), "session or handshake expired");
                     shared.counters.drops.tx_handshake_expired += self.waiting.clear(&mut shared.waiting);
@@ -372,6 +377,13 @@ impl<S: Session> Peer<S> {
             shared.counters.traffic.endpoints_learned += 1;
         }
         self.endpoint = Some(heard);
+    }
+
+    /// Leaves it to the route from which local address datagrams leave, until the peer is heard from again.
+    pub(crate) fn forget_source(&mut self) {
+        if let Some(endpoint) = &mut self.endpoint {
+            endpoint.local = None;
+        }
     }
 
     /// Forgets the session: the next packet starts a new handshake, as do packets that wait and a persistent

@@ -222,12 +222,26 @@ impl<I: Identity> Tunnel<I> {
     /// The send to `destination` failed because its pinned local address is no longer ours: stop
     /// pinning it, until the peer is heard from again.
     pub fn forget_source(&mut self, destination: Destination) {
-        let pinned = |endpoint: &&mut Destination| {
-            endpoint.remote == destination.remote && endpoint.local == destination.local
-        };
-        for endpoint in self.peers.values_mut().filter_map(|peer| peer.endpoint.as_mut()).filter(pinned) {
-            endpoint.local = None;
+        self.forget_sources(|remote, local| remote == destination.remote && Some(local) == destination.local);
+    }
+
+    /// Stops pinning every local address of which `is_gone` says so, given the peer's endpoint and the address, until
+    /// the peer is heard from again. For an owner who watches routes: the way to a peer may lead through another
+    /// interface now than the one that has the address.
+    pub fn forget_sources(&mut self, is_gone: impl Fn(SocketAddr, IpAddr) -> bool) {
+        for peer in self.peers.values_mut() {
+            if let Some(Destination { remote, local: Some(local), .. }) = peer.endpoint
+                && is_gone(remote, local)
+            {
+                peer.forget_source();
+            }
         }
+    }
+
+    /// Every endpoint whose datagrams leave from one local address, and that address.
+    pub fn pinned_sources(&self) -> impl Iterator<Item = (SocketAddr, IpAddr)> + '_ {
+        let endpoints = self.peers.values().filter_map(|peer| peer.endpoint);
+        endpoints.filter_map(|endpoint| Some((endpoint.remote, endpoint.local?)))
     }
 
     /// Our public key.
@@ -248,6 +262,7 @@ impl<I: Identity> Tunnel<I> {
             public_key: peer.public_key,
             preshared_key: peer.preshared_key.clone(),
             endpoint: peer.endpoint.map(|endpoint| endpoint.remote),
+            source: peer.endpoint.and_then(|endpoint| endpoint.local),
             persistent_keepalive: peer.keepalive.interval(),
             allowed_ips: self.allowed_ips.of_peer(peer.index).collect(),
             last_handshake: peer.last_handshake,

@@ -166,10 +166,9 @@ impl<I: Identity> Tunnel<I> {
         {
             peer.set_preshared_key(preshared_key, now);
         }
-        if let Some(remote) = update.endpoint
-            && peer.endpoint.is_none_or(|endpoint| endpoint.remote != remote)
-        {
+        if let Some(remote) = update.endpoint {
             let was_known = peer.endpoint.is_some();
+            // Its source is forgotten, even if it is where it was: whoever sets it wants a fresh start.
             peer.endpoint = Some(Destination::new(remote));
             if !was_known {
                 peer.keepalive.hurry(now);

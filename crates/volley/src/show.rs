@@ -1,11 +1,11 @@
 //! `volley show`: what `wg show` tells, and which fast paths are on, and every counter that counted.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     fmt::{self, Display, Write},
     fs,
     io::stdout,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     path::Path,
     time::Duration,
 };
@@ -79,6 +79,8 @@ struct ShownPeer {
     public_key: String,
     has_preshared_key: bool,
     endpoint: Option<SocketAddr>,
+    /// The local address that it is spoken to from, if not the route's.
+    source: Option<IpAddr>,
     allowed_ips: Vec<IpNet>,
     /// Unix seconds.
     latest_handshake: Option<u64>,
@@ -105,12 +107,15 @@ impl Interface {
     }
 
     fn new(name: &str, device: Device, status: Option<Status>) -> Self {
+        let sources: HashMap<_, _> =
+            status.iter().flat_map(|status| status.sources.iter().copied()).collect();
+        let peer = |peer: Peer| ShownPeer { source: sources.get(&peer.public_key).copied(), ..peer.into() };
         Self {
             name: name.to_owned(),
             public_key: device.private_key.as_ref().map(|key| key.public_key().to_base64()),
             listen_port: device.listen_port,
             fwmark: device.fwmark,
-            peers: device.peers.into_iter().map(ShownPeer::from).collect(),
+            peers: device.peers.into_iter().map(peer).collect(),
             taken_away: Vec::new(),
             status: status.map(ShownStatus::from),
         }
@@ -149,6 +154,7 @@ impl From<Peer> for ShownPeer {
             public_key: peer.public_key.to_base64(),
             has_preshared_key: peer.preshared_key.is_some(),
             endpoint: peer.endpoint,
+            source: None,
             allowed_ips: peer.allowed_ips,
             latest_handshake: (!handshake.is_zero()).then_some(handshake.as_secs()),
             rx_bytes: peer.rx_bytes,
@@ -163,6 +169,7 @@ impl ShownPeer {
         text.head("peer", &self.public_key);
         text.option("preshared key", self.has_preshared_key.then_some("(hidden)"));
         text.option("endpoint", self.endpoint);
+        text.option("source", self.source);
         let networks: Vec<_> = self.allowed_ips.iter().map(ToString::to_string).collect();
         text.line("allowed ips", if networks.is_empty() { "(none)".to_owned() } else { networks.join(", ") });
         let ago = self.latest_handshake.map(|time| Ago(now.as_secs().saturating_sub(time)));
@@ -304,8 +311,11 @@ mod tests {
             allowed_ips: vec!["10.0.0.0/8".parse().unwrap(), "::/0".parse().unwrap()],
             ..Peer::new(private_key.public_key())
         };
-        let status =
-            Status { counters: vec![("io_ticks".into(), 0), ("io_sends".into(), 4)], ..Status::default() };
+        let status = Status {
+            counters: vec![("io_ticks".into(), 0), ("io_sends".into(), 4)],
+            sources: vec![(private_key.public_key(), "192.0.2.7".parse().unwrap())],
+            ..Status::default()
+        };
         let device = Device { private_key: Some(private_key), listen_port: 9, fwmark: 16, peers: vec![peer] };
         Interface::new("wg0", device, Some(status))
     }
@@ -318,7 +328,7 @@ mod tests {
             text,
             format!(
                 "interface: wg0\n  public key: {key}\n  private key: (hidden)\n  listening port: 9\n  fwmark: 0x10\n  \
-                 features: \n  io sends: 4\n\npeer: {key}\n  preshared key: (hidden)\n  endpoint: 192.0.2.1:5\n  \
+                 features: \n  io sends: 4\n\npeer: {key}\n  preshared key: (hidden)\n  endpoint: 192.0.2.1:5\n  source: 192.0.2.7\n  \
                  allowed ips: 10.0.0.0/8, ::/0\n  latest handshake: 1 hour, 2 minutes, 1 second ago\n  \
                  transfer: 3 B received, 2.00 KiB sent\n  persistent keepalive: every 1 minute, 1 second\n"
             )

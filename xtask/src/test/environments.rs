@@ -23,6 +23,7 @@ const ONCE: &[(&str, &str)] = &[
     ("signals", "it starts hundreds of daemons, each in the environment that it is about"),
     ("slow_peers", TRAFFIC),
     ("up_killed", "`strace` counts the calls of a program that nothing is put before, hundreds of times"),
+    ("uplinks", "about the routes of its network namespaces, which are the same in all of them"),
     ("wire_correctness", TRAFFIC),
 ];
 

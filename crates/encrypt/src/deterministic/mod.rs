@@ -329,6 +329,10 @@ impl Session for InsecureSession {
                     let len = self.send_initiation(out, now);
                     return TimerAction::Send { len, initiation: true };
                 }
+                Due::InitiateUnheard => {
+                    let len = self.send_initiation(out, now);
+                    return TimerAction::SendUnheard { len };
+                }
                 Due::Keepalive => {
                     if self.seal(&[], &mut out[..DATA_OVERHEAD], now).is_ok() {
                         return TimerAction::Send { len: DATA_OVERHEAD, initiation: false };

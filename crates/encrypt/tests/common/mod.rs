@@ -106,6 +106,10 @@ impl<I: Identity> Endpoint<I> {
                     assert_eq!(initiation, out[0] == 1, "the flag tells what the message is");
                     sent.push(out[..len].to_vec());
                 }
+                TimerAction::SendUnheard { len } => {
+                    assert_eq!(out[0], 1, "an initiation");
+                    sent.push(out[..len].to_vec());
+                }
                 TimerAction::Expired => expired += 1,
                 TimerAction::Idle => {
                     let next = self.session.poll_timeout();

@@ -1,12 +1,15 @@
 //! A peer's endpoint is wherever its last authenticated datagram came from.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use encrypt::Identity;
 use gso_queue::Destination;
 use tunnel_core::Arrival;
 
-use crate::world::{A, B, World, on_every_backend, ping};
+use crate::world::{A, B, Kind, World, on_every_backend, ping, seconds};
 
 on_every_backend! {
     traffic_follows_a_peer_that_moves,
@@ -15,6 +18,10 @@ on_every_backend! {
     replies_leave_from_the_address_that_was_spoken_to,
     a_source_that_went_away_is_forgotten_for_that_destination_only,
     a_configured_endpoint_replaces_the_learned_one_and_its_source,
+    an_endpoint_that_is_set_to_what_it_is_forgets_its_source,
+    initiations_to_a_silent_peer_leave_from_any_source_until_it_answers,
+    a_session_that_is_only_renewed_keeps_its_source,
+    sources_that_routes_have_left_are_forgotten_and_no_others,
 }
 
 const ELSEWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::new(198, 51, 100, 7)), 4000);
@@ -94,4 +101,64 @@ fn a_configured_endpoint_replaces_the_learned_one_and_its_source<I: Identity>() 
     world.update(B, peer);
     world.send(B, &ping(B, A, 1));
     assert_eq!(world.intercept(B)[0].to, Destination::new(ELSEWHERE));
+}
+
+fn an_endpoint_that_is_set_to_what_it_is_forgets_its_source<I: Identity>() {
+    let mut world: World<I> = World::connected();
+    let before = world.peer(B, A);
+    assert!(before.source.is_some());
+    let mut peer = world.about(A);
+    peer.endpoint = before.endpoint;
+    world.update(B, peer);
+    assert_eq!(world.peer(B, A).source, None);
+    world.send(B, &ping(B, A, 1));
+    assert_eq!(world.intercept(B)[0].to, Destination::new(before.endpoint.unwrap()));
+}
+
+/// Where A's initiations left from so far.
+fn sources_of_initiations<I: Identity>(world: &World<I>) -> Vec<Option<IpAddr>> {
+    let initiations = world
+        .wire
+        .iter()
+        .filter(|sent| sent.from == world.nodes[A].address && sent.kind() == Kind::Initiation);
+    initiations.map(|sent| sent.to.local).collect()
+}
+
+fn initiations_to_a_silent_peer_leave_from_any_source_until_it_answers<I: Identity>() {
+    let mut world: World<I> = World::connected();
+    assert!(world.peer(A, B).source.is_some());
+    world.nodes[B].unplugged = true;
+    world.send(A, &ping(A, B, 1));
+    world.drive(seconds(40));
+    let sources = sources_of_initiations(&world);
+    assert!(sources.len() > 3 && sources.iter().all(Option::is_none), "{sources:?}");
+    assert_eq!(world.peer(A, B).source, None);
+
+    world.nodes[B].unplugged = false;
+    world.drive(seconds(10));
+    assert!(world.peer(A, B).source.is_some(), "what the answer came to");
+}
+
+fn a_session_that_is_only_renewed_keeps_its_source<I: Identity>() {
+    let mut world: World<I> = World::connected();
+    let source = world.peer(A, B).source;
+    for n in 0..300 {
+        world.send(A, &ping(A, B, n));
+        world.send(B, &ping(B, A, n));
+        world.drive(Duration::from_secs(1));
+    }
+    let sources = sources_of_initiations(&world);
+    assert!(!sources.is_empty() && sources.iter().all(|from| *from == source), "{sources:?}");
+}
+
+fn sources_that_routes_have_left_are_forgotten_and_no_others<I: Identity>() {
+    let mut world: World<I> = World::connected();
+    let a = world.nodes[A].address;
+    let before = world.nodes[B].address.ip();
+    let node = &mut world.nodes[B].tunnel;
+    assert_eq!(node.pinned_sources().collect::<Vec<_>>(), [(a, before)]);
+    node.forget_sources(|remote, source| remote != a || source != before);
+    assert_eq!(world.peer(B, A).source, Some(before));
+    world.nodes[B].tunnel.forget_sources(|remote, source| remote == a && source == before);
+    assert_eq!(world.peer(B, A).source, None);
 }

@@ -6,6 +6,7 @@ mod control;
 mod link;
 mod open;
 mod privileges;
+mod routes;
 
 use std::{
     env,
@@ -87,6 +88,7 @@ fn run(args: &DaemonArgs, readiness: Readiness) -> Result<(), Trouble> {
                 }
             });
         }
+        tokio::spawn(routes::follow(handle.clone()));
         let ended = live(&control, &handle, &socket, &name, index, readiness, &mut end).await;
         let _ = sd_notify::notify(&[NotifyState::Stopping]);
         // The socket first: nobody should find it and then no answer.

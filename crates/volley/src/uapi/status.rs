@@ -1,13 +1,13 @@
-//! Our own addition to the protocol, `volley=1`: which fast paths are on, and every counter. `wg` never
-//! asks for it.
+//! Our own addition to the protocol, `volley=1`: which fast paths are on, every counter, and from which local address
+//! each peer is spoken to. `wg` never asks for it.
 
-use std::fmt::Write;
+use std::{fmt::Write, net::IpAddr};
 
+use encrypt::PublicKey;
 use io_runtime::{DeviceStatus, Histogram};
-use serde::Serialize;
 
 /// Features and counters, in the order the daemon tells them.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Status {
     /// What is on, and why the rest is off.
     pub features: Vec<Feature>,
@@ -15,10 +15,12 @@ pub struct Status {
     pub counters: Vec<(String, u64)>,
     /// Batch sizes: name, then (size at most, batches).
     pub histograms: Vec<(String, Vec<(u64, u64)>)>,
+    /// Pinned local addresses, by the peer's public key.
+    pub sources: Vec<(PublicKey, IpAddr)>,
 }
 
 /// One feature and its state.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Feature {
     /// Its name, such as `udp_gso`.
     pub name: String,
@@ -50,6 +52,7 @@ impl Status {
                 histogram("send_batches", &device.io.send_batches),
                 histogram("recv_batches", &device.io.recv_batches),
             ],
+            sources: device.peers.iter().filter_map(|peer| Some((peer.public_key, peer.source?))).collect(),
         }
     }
 
@@ -65,6 +68,9 @@ impl Status {
         for (name, buckets) in &self.histograms {
             let buckets: Vec<_> = buckets.iter().map(|(size, count)| format!("{size}:{count}")).collect();
             let _ = writeln!(text, "histogram.{name}={}", buckets.join(","));
+        }
+        for (peer, source) in &self.sources {
+            let _ = writeln!(text, "source.{}={source}", peer.to_hex());
         }
         text
     }
@@ -83,6 +89,7 @@ impl Status {
                 };
                 self.histograms.push((name.into(), value.split(',').map(bucket).collect::<Option<_>>()?));
             }
+            "source" => self.sources.push((PublicKey::from_hex(name).ok()?, value.parse().ok()?)),
             _ => return None,
         }
         Some(())
@@ -121,13 +128,15 @@ mod tests {
             features: vec![Feature { name: "udp_gso".into(), state: "off (why = because)".into() }],
             counters: vec![("io_ticks".into(), u64::MAX)],
             histograms: vec![("send_batches".into(), vec![(1, 2), (2, 0)])],
+            sources: vec![(PublicKey::from_bytes([7; 32]), "fe80::1".parse().unwrap())],
         };
         let mut read = Status::default();
         for line in status.print().lines() {
             read.read_line(line).expect(line);
         }
         assert_eq!(read, status);
-        for line in ["", "x", "feature=1", "counter.a=b", "histogram.a=1", "histogram.a=1:x"] {
+        for line in ["", "x", "feature=1", "counter.a=b", "histogram.a=1", "histogram.a=1:x", "source.a=::1"]
+        {
             assert_eq!(read.read_line(line), None, "{line}");
         }
     }

@@ -134,7 +134,7 @@ fn a_handshake_that_boringtun_gave_up_early_is_tried_again_at_once() {
     pair.a.timers.retry_at_once(pair.now);
     let mut out = [0; MAX_CONTROL_LEN];
     let action = pair.a.handle_timeout(&mut out, pair.now);
-    assert_eq!(action, TimerAction::Send { len: INITIATION_LEN, initiation: true });
+    assert_eq!(action, TimerAction::SendUnheard { len: INITIATION_LEN });
     pair.answer(&out);
 }
 
