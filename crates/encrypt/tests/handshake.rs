@@ -2,13 +2,15 @@
 
 mod common;
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use common::{Endpoint, Pair, Received, Sent, packet, private_key, secs};
 use encrypt::{
     COOKIE_REPLY_LEN, Classified, DATA_OVERHEAD, INITIATION_LEN, Identity, MAX_CONTROL_LEN, PeerIndex,
     PresharedKey, PrivateKey, REJECT_AFTER_TIME, RESPONSE_LEN, Reject, SealError, Session, SessionConfig,
-    boring::BoringIdentity, deterministic::InsecureIdentity,
+    boring::BoringIdentity,
+    deterministic::InsecureIdentity,
+    native::{Environment, NativeIdentity},
 };
 
 macro_rules! all {
@@ -18,7 +20,7 @@ macro_rules! all {
             $identity,
             [
                 packets_flow_both_ways_after_a_handshake,
-                messages_have_the_lengths_and_indices_of_the_protocol,
+                messages_have_the_lengths_of_the_protocol,
                 a_second_initiation_waits_for_the_first,
                 the_responder_may_not_seal_before_it_is_confirmed,
                 a_late_answer_to_the_previous_initiation_counts,
@@ -35,7 +37,6 @@ macro_rules! all {
                 an_end_leaves_no_keys_and_no_timers_and_what_was_seen_stays_refused,
                 a_replayed_response_is_refused,
                 a_replayed_packet_is_refused,
-                reordered_packets_are_accepted_within_the_window,
                 no_changed_byte_goes_unnoticed_in_data,
                 no_changed_byte_goes_unnoticed_in_handshakes,
                 padding_is_trimmed_and_content_must_be_ip,
@@ -54,6 +55,35 @@ macro_rules! all {
 
 all!(deterministic, encrypt::deterministic::InsecureIdentity);
 all!(boring, encrypt::boring::BoringIdentity);
+all!(native, encrypt::native::NativeIdentity);
+
+/// Where the library has its own ways.
+macro_rules! as_boringtun {
+    ($module:ident, $identity:ty) => {
+        for_backend!(
+            $module,
+            $identity,
+            [
+                a_receiver_index_names_the_peer_and_counts_its_sessions,
+                reordered_packets_are_accepted_within_a_window_of_1024,
+            ]
+        );
+    };
+}
+
+as_boringtun!(deterministic_as_boringtun, encrypt::deterministic::InsecureIdentity);
+as_boringtun!(boring_as_boringtun, encrypt::boring::BoringIdentity);
+
+for_backend!(
+    native_as_the_kernel,
+    encrypt::native::NativeIdentity,
+    [
+        receiver_indices_tell_nothing,
+        reordered_packets_are_accepted_within_a_window_of_8128,
+        a_cookie_is_for_one_port,
+        a_second_initiation_within_20_milliseconds_is_refused,
+    ]
+);
 
 fn packets_flow_both_ways_after_a_handshake<I: Identity>() {
     let mut pair = Pair::<I>::new();
@@ -66,15 +96,13 @@ fn packets_flow_both_ways_after_a_handshake<I: Identity>() {
     }
 }
 
-fn messages_have_the_lengths_and_indices_of_the_protocol<I: Identity>() {
+fn messages_have_the_lengths_of_the_protocol<I: Identity>() {
     let mut pair = Pair::<I>::new();
     let initiation = pair.a.initiate(pair.now).unwrap();
     assert_eq!((initiation.len(), &initiation[..4]), (INITIATION_LEN, &[1, 0, 0, 0][..]));
-    assert_eq!(initiation[5..8], [0xef, 0xcd, 0xab], "the peer's index is in the high 24 bits");
 
     let response = pair.b.receive(&initiation, pair.a.address, pair.now).reply();
     assert_eq!((response.len(), &response[..4]), (RESPONSE_LEN, &[2, 0, 0, 0][..]));
-    assert_eq!(response[5..8], [7, 0, 0]);
     assert_eq!(response[8..12], initiation[4..8]);
     let class = pair.a.identity.classify(&response, pair.b.address, pair.now);
     assert_eq!(class, Ok(Classified::ForPeer(PeerIndex::new(0x00ab_cdef).unwrap())));
@@ -88,6 +116,28 @@ fn messages_have_the_lengths_and_indices_of_the_protocol<I: Identity>() {
 
     let sealed = pair.a.seal(&packet(48), pair.now).unwrap();
     assert_eq!((sealed.len(), sealed[8]), (48 + DATA_OVERHEAD, 1));
+}
+
+fn a_receiver_index_names_the_peer_and_counts_its_sessions<I: Identity>() {
+    let mut pair = Pair::<I>::new();
+    let initiation = pair.a.initiate(pair.now).unwrap();
+    assert_eq!(initiation[5..8], [0xef, 0xcd, 0xab], "the peer's index is in the high 24 bits");
+    let response = pair.b.receive(&initiation, pair.a.address, pair.now).reply();
+    assert_eq!(response[5..8], [7, 0, 0]);
+}
+
+fn receiver_indices_tell_nothing<I: Identity>() {
+    let mut pair = Pair::<I>::new();
+    let mut seen = std::collections::BTreeSet::new();
+    for _ in 0..20 {
+        pair.advance(secs(6));
+        let initiation = pair.a.initiate(pair.now).unwrap();
+        let response = pair.b.receive(&initiation, pair.a.address, pair.now).reply();
+        let confirmation = pair.a.receive(&response, pair.b.address, pair.now).reply();
+        pair.b.receive(&confirmation, pair.a.address, pair.now);
+        seen.extend([&initiation, &response].map(|message| message[5..8].to_vec()));
+    }
+    assert!(seen.len() > 38, "24 bits of 40 indices, drawn at random");
 }
 
 fn a_second_initiation_waits_for_the_first<I: Identity>() {
@@ -275,6 +325,7 @@ fn a_handshake_under_way_begins_again_when_the_preshared_key_changes<I: Identity
     let outcome = pair.a.receive(&response, pair.b.address, pair.now);
     assert_eq!(outcome, Received::Rejected(Reject::NoSession), "the answer to what was forgotten");
     assert!(pair.a.session.is_initiating());
+    pair.advance(Duration::from_millis(20)); // the least time between two initiations that are answered
     assert_eq!(pair.run(secs(1), true), [(0, 'a', Sent::Initiation)]);
     pair.exchange();
 }
@@ -350,16 +401,23 @@ fn a_replayed_packet_is_refused<I: Identity>() {
     }
 }
 
-fn reordered_packets_are_accepted_within_the_window<I: Identity>() {
+fn reordered_packets_are_accepted_within_a_window_of_1024<I: Identity>() {
+    reordered_packets_are_accepted::<I>(900, 1030);
+}
+
+fn reordered_packets_are_accepted_within_a_window_of_8128<I: Identity>() {
+    reordered_packets_are_accepted::<I>(8128, 8129);
+}
+
+/// `late` behind the newest is in time, `too_late` is not.
+fn reordered_packets_are_accepted<I: Identity>(late: usize, too_late: usize) {
     let mut pair = Pair::<I>::new();
     pair.handshake();
-    let mut sealed: Vec<_> = (0..1500).map(|_| pair.a.seal(&packet(32), pair.now).unwrap()).collect();
-    let (too_late, late) = (sealed.remove(0), sealed.split_off(600));
-    for datagram in late.iter().rev() {
-        // The window is 1,024: the newest came first, and 900 fit behind it.
+    let mut sealed: Vec<_> = (0..=too_late).map(|_| pair.a.seal(&packet(32), pair.now).unwrap()).collect();
+    for datagram in sealed.split_off(too_late - late).iter().rev() {
         assert_eq!(pair.b.receive(datagram, pair.a.address, pair.now), Received::Packet(packet(32)));
     }
-    let refused = pair.b.receive(&too_late, pair.a.address, pair.now);
+    let refused = pair.b.receive(&sealed[0], pair.a.address, pair.now);
     assert_eq!(refused, Received::Rejected(Reject::Replay));
 }
 
@@ -509,9 +567,51 @@ impl Overloaded for BoringIdentity {
     }
 }
 
-fn under_load_a_cookie_must_be_earned<I: Overloaded>() {
+impl Overloaded for NativeIdentity {
+    fn overloaded(key: &PrivateKey, now: Instant) -> Self {
+        Self::with(key, 0, Environment::system(), now)
+    }
+}
+
+/// b is under load.
+fn overloaded_pair<I: Overloaded>() -> Pair<I> {
     let mut pair = Pair::<I>::new();
     pair.b.identity = I::overloaded(&private_key(2), pair.now);
+    let peer = pair.a.identity.public_key();
+    let config = SessionConfig { peer, preshared_key: None, index: PeerIndex::new(7).unwrap() };
+    pair.b.session = pair.b.identity.session(config, pair.now);
+    pair
+}
+
+fn a_cookie_is_for_one_port<I: Overloaded>() {
+    let mut pair = overloaded_pair::<I>();
+    let first = pair.a.initiate(pair.now).unwrap();
+    let reply = pair.b.receive(&first, pair.a.address, pair.now).reply();
+    assert_eq!(pair.a.receive(&reply, pair.b.address, pair.now), Received::CookieStored);
+    pair.advance(secs(6));
+    let second = pair.a.initiate(pair.now).unwrap();
+    let mut elsewhere = pair.a.address;
+    elsewhere.set_port(elsewhere.port() + 1);
+    let spoofed = pair.b.identity.classify(&second, elsewhere, pair.now);
+    assert!(matches!(spoofed, Ok(Classified::CookieReply(_))));
+    assert_eq!(pair.b.receive(&second, pair.a.address, pair.now).reply().len(), RESPONSE_LEN);
+}
+
+fn a_second_initiation_within_20_milliseconds_is_refused<I: Identity>() {
+    let mut pair = Pair::<I>::new();
+    let first = pair.a.initiate(pair.now).unwrap();
+    pair.b.receive(&first, pair.a.address, pair.now).reply();
+    pair.a.session.end(pair.now);
+    let second = pair.a.initiate(pair.now).unwrap();
+    pair.advance(Duration::from_millis(19));
+    let outcome = pair.b.receive(&second, pair.a.address, pair.now);
+    assert_eq!(outcome, Received::Rejected(Reject::TooSoon));
+    pair.advance(Duration::from_millis(1));
+    pair.b.receive(&second, pair.a.address, pair.now).reply();
+}
+
+fn under_load_a_cookie_must_be_earned<I: Overloaded>() {
+    let mut pair = overloaded_pair::<I>();
     let first = pair.a.initiate(pair.now).unwrap();
     let Received::CookieReply(reply) = pair.b.receive(&first, pair.a.address, pair.now) else {
         panic!("no cookie under load");
@@ -533,8 +633,7 @@ fn under_load_a_cookie_must_be_earned<I: Overloaded>() {
 }
 
 fn a_forged_cookie_is_refused<I: Overloaded>() {
-    let mut pair = Pair::<I>::new();
-    pair.b.identity = I::overloaded(&private_key(2), pair.now);
+    let mut pair = overloaded_pair::<I>();
     let initiation = pair.a.initiate(pair.now).unwrap();
     let reply = pair.b.receive(&initiation, pair.a.address, pair.now).reply();
     for at in 4..COOKIE_REPLY_LEN {

@@ -3,7 +3,9 @@
 mod common;
 
 use common::{Pair, Received, packet, secs};
-use encrypt::{Identity, Session, boring::BoringIdentity, deterministic::InsecureIdentity};
+use encrypt::{
+    Identity, Session, boring::BoringIdentity, deterministic::InsecureIdentity, native::NativeIdentity,
+};
 use proptest::prelude::*;
 
 /// What is done to a valid datagram.
@@ -116,6 +118,7 @@ fn changed_messages_come_to_nothing<I: Identity>(which: usize, len: u16, mutatio
     for outcome in feed(&mut pair, &changed) {
         assert!(same || matches!(outcome, Received::Rejected(_)), "{outcome:?}");
     }
+    pair.b_to_a(); // if the handshake completed after all, this confirms it
     pair.exchange();
 }
 
@@ -130,7 +133,8 @@ proptest! {
         raw: bool,
     ) {
         arbitrary_bytes_come_to_nothing::<InsecureIdentity>(kind, slot, bytes.clone(), raw);
-        arbitrary_bytes_come_to_nothing::<BoringIdentity>(kind, slot, bytes, raw);
+        arbitrary_bytes_come_to_nothing::<BoringIdentity>(kind, slot, bytes.clone(), raw);
+        arbitrary_bytes_come_to_nothing::<NativeIdentity>(kind, slot, bytes, raw);
     }
 
     #[test]
@@ -141,6 +145,7 @@ proptest! {
     ) {
         changed_messages_come_to_nothing::<InsecureIdentity>(which, len, &mutations);
         changed_messages_come_to_nothing::<BoringIdentity>(which, len, &mutations);
+        changed_messages_come_to_nothing::<NativeIdentity>(which, len, &mutations);
     }
 
     /// Whatever was sealed, only an IP packet of the length it claims comes out.
@@ -163,6 +168,7 @@ proptest! {
         }
         check::<InsecureIdentity>(&bytes);
         check::<BoringIdentity>(&bytes);
+        check::<NativeIdentity>(&bytes);
     }
 }
 
@@ -185,4 +191,5 @@ fn every_length_of_every_type_is_survived() {
     }
     check::<InsecureIdentity>();
     check::<BoringIdentity>();
+    check::<NativeIdentity>();
 }

@@ -58,7 +58,7 @@ impl Native {
         Self {
             identity: LocalIdentity::new(private),
             peer: PeerHandshake::new(peer, psk),
-            indices: IndexTable::new(5), // previous, current, next, our handshake, and what is to replace one of them
+            indices: IndexTable::new(6), // previous, current, next, two of ours out, and what is to replace one of them
             previous: None,
             current: None,
             next: None,
@@ -73,7 +73,7 @@ impl Native {
     }
 
     fn index(&mut self) -> u32 {
-        self.indices.vacant(&mut self.rng).expect("five places are enough")
+        self.indices.vacant(&mut self.rng).expect("six places are enough")
     }
 
     /// `keys` are the ones to seal with from now on.
@@ -99,12 +99,13 @@ fn sealed(keys: &Arc<TransportKeys>, packet: &[u8]) -> Vec<u8> {
 
 impl End for Native {
     fn initiate(&mut self, now: Now, out: &mut Vec<Vec<u8>>) {
-        if let Some(superseded) = self.peer.pending() {
-            self.indices.remove(superseded);
-        }
         let index = self.index();
         let mut message = [0; INITIATION_LEN];
-        self.peer.initiate(&self.identity, index, now.wall, now.now, &mut self.rng, &mut message).unwrap();
+        let freed = self
+            .peer
+            .initiate(&self.identity, index, now.wall, now.now, &mut self.rng, &mut message)
+            .unwrap();
+        assert!(freed.is_none_or(|freed| self.indices.remove(freed).is_some()));
         assert!(self.indices.insert(index, ()));
         out.push(message.to_vec());
     }

@@ -36,6 +36,7 @@ macro_rules! all {
 
 all!(deterministic, encrypt::deterministic::InsecureIdentity);
 all!(boring, encrypt::boring::BoringIdentity);
+all!(native, encrypt::native::NativeIdentity);
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]

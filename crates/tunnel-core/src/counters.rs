@@ -113,6 +113,8 @@ counters! {
         rx_replay,
         /// rx: a handshake seen already.
         rx_replayed_handshake,
+        /// rx: a handshake within 20 ms of the peer's last one.
+        rx_handshake_too_soon,
         /// rx: refused because we are under load.
         rx_under_load,
         /// rx: authenticated content that is no IP packet.
@@ -155,6 +157,8 @@ impl Drops {
             Reject::BadTag => &mut self.rx_bad_tag,
             Reject::Replay => &mut self.rx_replay,
             Reject::ReplayedHandshake => &mut self.rx_replayed_handshake,
+            Reject::TooSoon => &mut self.rx_handshake_too_soon,
+            Reject::UnknownPeer => &mut self.rx_unknown_peer,
             Reject::NotIp => &mut self.rx_not_ip,
             Reject::UnderLoad => &mut self.rx_under_load,
             Reject::SmallBuffer => &mut self.rx_small_buffer,

@@ -125,6 +125,27 @@ impl LocalIdentity {
         });
     }
 
+    /// The public key that an initiation claims to be from. Nothing proves it: anybody can claim the key of another.
+    /// [`respond`](Self::respond) finds this out by itself. Costs one Diffie–Hellman.
+    ///
+    /// # Errors
+    /// [`Reject::BadHandshake`]: it does not decrypt.
+    pub fn claimed_key(&self, message: &Initiation<'_>) -> Result<PublicKey, Reject> {
+        with_clean_stack::<{ wipe::HANDSHAKE }, _>(|| Ok(self.read_static(message)?.2))
+    }
+
+    /// The first half of an initiation: the transcript so far, the ephemeral and the static key.
+    fn read_static(&self, message: &Initiation<'_>) -> Result<(Transcript, PublicKey, PublicKey), Invalid> {
+        let message = message.0;
+        let ephemeral = public_key_at(message, initiation::EPHEMERAL.start);
+        let mut transcript = Transcript::new(&self.public);
+        transcript.mix_ephemeral(&ephemeral);
+        let es = diffie_hellman(&self.private, &ephemeral)?;
+        let key = transcript.mix_to_key(es.as_bytes());
+        let claimed = PublicKey::from_bytes(transcript.open(&key, &message[initiation::STATIC])?);
+        Ok((transcript, ephemeral, claimed))
+    }
+
     /// Reads an initiation and writes the response to it.
     ///
     /// `find` is asked who has the public key that the initiation claims, after one Diffie–Hellman and before any
@@ -151,14 +172,8 @@ impl LocalIdentity {
         out: &mut [u8; RESPONSE_LEN],
     ) -> Result<(T, KeyPair), Reject> {
         with_clean_stack::<{ wipe::HANDSHAKE }, _>(|| {
+            let (mut transcript, ephemeral, claimed) = self.read_static(message)?;
             let message = message.0;
-            let ephemeral = public_key_at(message, initiation::EPHEMERAL.start);
-            let mut transcript = Transcript::new(&self.public);
-            transcript.mix_ephemeral(&ephemeral);
-            let es = diffie_hellman(&self.private, &ephemeral)?;
-            let key = transcript.mix_to_key(es.as_bytes());
-            let claimed = PublicKey::from_bytes(transcript.open(&key, &message[initiation::STATIC])?);
-
             let (who, peer) = find(&claimed).ok_or(Reject::UnknownPeer)?;
             if *peer.public_key() != claimed {
                 return Err(Reject::BadHandshake);

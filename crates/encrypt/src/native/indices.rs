@@ -26,7 +26,7 @@ impl<T> IndexTable<T> {
     pub const MAX_CAPACITY: usize = 1 << 31;
 
     /// A table of at most `capacity` entries, which is cut down to [`MAX_CAPACITY`](Self::MAX_CAPACITY). A peer needs
-    /// up to five: previous, current and next session, the handshake that is out, and what is about to replace one of them.
+    /// up to six: previous, current and next session, two initiations that are out, and what is about to replace one of them.
     pub fn new(capacity: usize) -> Self {
         Self { entries: HashMap::default(), capacity: capacity.min(Self::MAX_CAPACITY) }
     }

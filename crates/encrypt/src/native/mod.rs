@@ -10,6 +10,9 @@
 //!   initiation that is out.
 //! * [`IndexTable`] finds whom a datagram is for by its receiver index.
 //!
+//! * [`NativeIdentity`] and [`NativeSession`] put all of this behind [`Identity`](crate::Identity) and
+//!   [`Session`](crate::Session), as tunnels drive them today: on one thread, packet by packet.
+//!
 //! A handshake gives a [`KeyPair`](crate::transport::KeyPair). How long that lives, which of several is used, and when
 //! to shake hands again is not decided here.
 //!
@@ -49,19 +52,25 @@
 //! # }
 //! ```
 
+mod backend;
 mod identity;
 mod indices;
 mod macs;
 mod noise;
 mod peer;
+mod session;
+mod system;
 mod tai64n;
 
 pub use rand_core::{CryptoRngCore, OsRng};
 
 pub use self::{
+    backend::NativeIdentity,
     identity::{Addressed, Initiation, LocalIdentity, Response},
     indices::IndexTable,
     peer::{LowOrderKey, PeerHandshake},
+    session::NativeSession,
+    system::Environment,
 };
 
 /// Where the fields of an initiation lie (§5.4.2).

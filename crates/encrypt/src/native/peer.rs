@@ -50,7 +50,8 @@ struct Secrets {
     static_shared: SecretWord,
     /// The public key of the identity that `static_shared` was computed with.
     shared_with: Option<PublicKey>,
-    pending: Option<Pending>,
+    /// The last one, and the one before: a network that is slow answers that after its retry.
+    pending: [Option<Pending>; 2],
     cookie: Cookie,
 }
 
@@ -78,7 +79,7 @@ impl PeerHandshake {
                 preshared_key: zeros(),
                 static_shared: zeros(),
                 shared_with: None,
-                pending: None,
+                pending: [None, None],
                 cookie: Zeroizing::new([0; MAC_LEN]),
             }),
             newest_received: Tai64n::default(),
@@ -105,14 +106,14 @@ impl PeerHandshake {
         }
     }
 
-    /// The receiver index of our initiation that is out.
-    pub fn pending(&self) -> Option<u32> {
-        self.secrets.pending.as_ref().map(|pending| pending.local_index)
+    /// The receiver indices of our initiations that are out: at most two.
+    pub fn pending(&self) -> impl Iterator<Item = u32> {
+        self.secrets.pending.iter().flatten().map(|pending| pending.local_index)
     }
 
-    /// Gives up our initiation that is out; its secrets are wiped.
+    /// Gives up our initiations that are out; their secrets are wiped.
     pub fn abandon(&mut self) {
-        self.secrets.pending = None;
+        self.secrets.pending = [None, None];
     }
 
     /// Wipes what was made with a private key of ours that is no more: our initiation and the shared secret. Another identity's
@@ -123,7 +124,8 @@ impl PeerHandshake {
         self.secrets.shared_with = None;
     }
 
-    /// Writes an initiation (§5.4.2). One that is out already is superseded: a response to it finds nothing.
+    /// Writes an initiation (§5.4.2). The one before may still be answered, and the one before that no more: its index is free
+    /// then, and given back.
     ///
     /// # Errors
     /// The peer's key is of low order. Nothing was written.
@@ -135,11 +137,13 @@ impl PeerHandshake {
         now: Instant,
         rng: &mut dyn CryptoRngCore,
         out: &mut [u8; INITIATION_LEN],
-    ) -> Result<(), LowOrderKey> {
+    ) -> Result<Option<u32>, LowOrderKey> {
+        let [_, oldest] = &self.secrets.pending;
+        let freed = oldest.as_ref().map(|oldest| oldest.local_index);
         with_clean_stack::<{ wipe::HANDSHAKE }, _>(|| {
             self.write_initiation(identity, local_index, wall, rng, out).map_err(|Invalid| LowOrderKey)?;
             self.write_macs(out, now);
-            Ok(())
+            Ok(freed)
         })
     }
 
@@ -169,11 +173,13 @@ impl PeerHandshake {
         transcript.seal(&for_timestamp, stamp.as_bytes(), &mut out[initiation::TIMESTAMP]);
 
         self.last_sent = Some(stamp);
-        self.secrets.pending = Some(Pending { local_index, ephemeral, transcript });
+        // The oldest changes places and is written over.
+        self.secrets.pending.swap(0, 1);
+        self.secrets.pending[0] = Some(Pending { local_index, ephemeral, transcript });
         Ok(())
     }
 
-    /// Reads the response (§5.4.3) to our initiation. Gives the session's keys, which may be sealed with at once: the peer
+    /// Reads the response (§5.4.3) to one of our initiations, and forgets that one. Gives the session's keys, which may be sealed with at once: the peer
     /// waits for the first message on them.
     ///
     /// # Errors
@@ -190,8 +196,11 @@ impl PeerHandshake {
             let receiver = message.receiver();
             let message = message.0;
             let secrets = &*self.secrets;
-            let pending = secrets.pending.as_ref().filter(|pending| pending.local_index == receiver);
-            let pending = pending.ok_or(Reject::NoSession)?;
+            let is_answered = |pending: &Option<Pending>| {
+                pending.as_ref().is_some_and(|pending| pending.local_index == receiver)
+            };
+            let at = secrets.pending.iter().position(is_answered).ok_or(Reject::NoSession)?;
+            let pending = secrets.pending[at].as_ref().ok_or(Reject::NoSession)?;
 
             let ephemeral = public_key_at(message, response::EPHEMERAL.start);
             let mut transcript = pending.transcript.clone();
@@ -204,7 +213,7 @@ impl PeerHandshake {
             let remote_index = u32_at(message, response::SENDER.start);
             let (initiators, responders) = transcript.split();
             let keys = KeyPair::new(receiver, remote_index, &initiators, &responders);
-            self.secrets.pending = None;
+            self.secrets.pending[at] = None;
             Ok(keys)
         })
     }
@@ -279,7 +288,7 @@ impl fmt::Debug for PeerHandshake {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PeerHandshake")
             .field("public_key", &self.public)
-            .field("pending", &self.pending())
+            .field("pending", &self.pending().collect::<Vec<_>>())
             .finish_non_exhaustive()
     }
 }

@@ -1,6 +1,6 @@
 //! Whatever comes in, nothing panics, nothing grows, and what is dropped is counted.
 
-use encrypt::{Identity, boring::BoringIdentity, deterministic::InsecureIdentity};
+use encrypt::{Identity, boring::BoringIdentity, deterministic::InsecureIdentity, native::NativeIdentity};
 use gso_queue::Ecn;
 use proptest::prelude::*;
 use tunnel_core::Arrival;
@@ -139,6 +139,7 @@ proptest! {
         let ecn = Ecn::from_bits(ecn);
         refuses_all::<InsecureIdentity>(&datagrams, ecn);
         refuses_all::<BoringIdentity>(&datagrams, ecn);
+        refuses_all::<NativeIdentity>(&datagrams, ecn);
     }
 
     #[test]

@@ -15,7 +15,7 @@ use tunnel_core::{
 
 use crate::netem::Network;
 
-/// Makes tests of generic functions: each runs on the deterministic backend and on boringtun.
+/// Makes tests of generic functions: each runs on the deterministic backend, on boringtun and on the native one.
 macro_rules! on_every_backend {
     ($($scenario:ident,)*) => {
         mod deterministic {
@@ -23,6 +23,9 @@ macro_rules! on_every_backend {
         }
         mod boringtun {
             $(#[test] fn $scenario() { super::$scenario::<encrypt::boring::BoringIdentity>(); })*
+        }
+        mod native {
+            $(#[test] fn $scenario() { super::$scenario::<encrypt::native::NativeIdentity>(); })*
         }
     };
 }
