@@ -286,6 +286,11 @@ impl Session for NativeSession {
                         return TimerAction::Send { len, initiation: true };
                     }
                 }
+                Some(Due::InitiateUnheard) => {
+                    if let Some(len) = self.write_initiation(out, now) {
+                        return TimerAction::SendUnheard { len };
+                    }
+                }
                 Some(Due::Keepalive) => {
                     if self.seal(&[], &mut out[..DATA_OVERHEAD], now).is_ok() {
                         return TimerAction::Send { len: DATA_OVERHEAD, initiation: false };
