@@ -34,10 +34,17 @@ pub(crate) fn show(name: Option<&str>, json: bool) -> Result<(), Trouble> {
             }
             // A socket that a dead daemon left behind is no interface; one that was asked for is an error.
             Err(error) if name.is_some() => {
-                return Err(Trouble::new(format!("cannot show `{found}`: {error}"))
-                    .fix(format!("start it: volley {found}")));
+                let fix = match error {
+                    client::Error::Timeout => {
+                        "see whether it is stopped or stuck, and kill it then".to_owned()
+                    }
+                    _ => format!("start it: volley {found}"),
+                };
+                return Err(Trouble::new(format!("cannot show `{found}`: {error}")).fix(fix));
             }
-            Err(_) => {}
+            Err(client::Error::Connection(_)) => {}
+            // It is there; and the others are to be seen, too.
+            Err(error) => output::notice(format_args!("volley: cannot show `{found}`: {error}")),
         }
     }
     if json {

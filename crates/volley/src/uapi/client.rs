@@ -3,18 +3,20 @@
 use std::{
     io::{self, BufRead, BufReader, Read, Write},
     net::Shutdown,
-    os::unix::net::UnixStream,
+    os::{fd::OwnedFd, unix::net::UnixStream},
     path::Path,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use encrypt::{PresharedKey, PrivateKey, PublicKey};
-use io_runtime::DeviceUpdate;
+use io_runtime::{DeviceUpdate, clock};
+use socket2::{Domain, SockAddr, Socket, Type};
 use zeroize::Zeroizing;
 
 use super::{Device, Peer, Status, print_set};
 
-/// How long a daemon may take to answer. `get` of 10,000 peers takes milliseconds.
+/// How long a daemon may take for everything, from being reached to the end of its answer. `get` of 10,000 peers takes
+/// milliseconds.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The longest answer, bytes: more is no daemon of ours.
@@ -26,13 +28,23 @@ const MAX_ANSWER_LEN: u64 = 256 << 20;
 pub enum Error {
     /// No daemon answers on the socket.
     #[error("cannot reach the daemon: {0}")]
-    Connection(#[from] io::Error),
+    Connection(io::Error),
     /// The daemon refused, with this errno.
     #[error("the daemon refused: {}", io::Error::from_raw_os_error(*.0))]
     Refused(i32),
     /// The answer makes no sense.
     #[error("the daemon's answer is not understood")]
     Answer,
+    /// It has not answered in time: it is stopped, stuck or overloaded.
+    #[error("the daemon does not answer within {} seconds", ANSWER_TIMEOUT.as_secs())]
+    Timeout,
+}
+
+impl From<io::Error> for Error {
+    fn from(error: io::Error) -> Self {
+        // How the kernel tells that a socket's own limit of time is over.
+        if error.kind() == io::ErrorKind::WouldBlock { Self::Timeout } else { Self::Connection(error) }
+    }
 }
 
 impl Error {
@@ -72,12 +84,19 @@ pub fn set(socket: &Path, update: &DeviceUpdate) -> Result<(), Error> {
 
 /// Sends one request and hands each line of the answer to `accept`, which gives `None` for a line that
 /// makes no sense.
-fn ask(socket: &Path, request: &str, mut accept: impl FnMut(&str) -> Option<()>) -> Result<(), Error> {
-    let mut stream = UnixStream::connect(socket)?;
-    stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
-    stream.set_write_timeout(Some(ANSWER_TIMEOUT))?;
+fn ask(socket: &Path, request: &str, accept: impl FnMut(&str) -> Option<()>) -> Result<(), Error> {
+    ask_within(ANSWER_TIMEOUT, socket, request, accept)
+}
+
+fn ask_within(
+    limit: Duration,
+    socket: &Path,
+    request: &str,
+    mut accept: impl FnMut(&str) -> Option<()>,
+) -> Result<(), Error> {
+    let mut stream = Timed::connect(socket, clock::now() + limit)?;
     stream.write_all(request.as_bytes())?;
-    stream.shutdown(Shutdown::Write)?;
+    stream.stream.shutdown(Shutdown::Write)?;
 
     let mut answer = BufReader::new(stream).take(MAX_ANSWER_LEN);
     let mut line = Zeroizing::new(String::with_capacity(1_024));
@@ -95,6 +114,46 @@ fn ask(socket: &Path, request: &str, mut accept: impl FnMut(&str) -> Option<()>)
         }
         accept(text).ok_or(Error::Answer)?;
     }
+}
+
+/// A connection whose every step fails with `WouldBlock` after `deadline`.
+struct Timed {
+    stream: UnixStream,
+    deadline: Instant,
+}
+
+impl Timed {
+    /// Waits for a place in the daemon's queue, if that is full.
+    fn connect(path: &Path, deadline: Instant) -> io::Result<Self> {
+        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+        socket.set_write_timeout(Some(left(deadline)?))?;
+        socket.connect(&SockAddr::unix(path)?)?;
+        Ok(Self { stream: OwnedFd::from(socket).into(), deadline })
+    }
+}
+
+impl Read for Timed {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        self.stream.set_read_timeout(Some(left(self.deadline)?))?;
+        self.stream.read(buf)
+    }
+}
+
+impl Write for Timed {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        self.stream.set_write_timeout(Some(left(self.deadline)?))?;
+        self.stream.write(buf)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.stream.flush()
+    }
+}
+
+fn left(deadline: Instant) -> io::Result<Duration> {
+    let left = deadline.saturating_duration_since(clock::now());
+    // The kernel takes 0 for no limit, and what is less than its microsecond for 0.
+    if left < Duration::from_micros(1) { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(left) }
 }
 
 /// Collects a [`Device`] from the lines of a `get` answer.
@@ -155,4 +214,67 @@ impl DeviceReader {
 /// A key of zeros means that there is none.
 fn unless_zero<K>(key: K, is_zero: fn(&K) -> bool) -> Option<K> {
     (!is_zero(&key)).then_some(key)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        os::unix::net::UnixListener,
+        sync::mpsc::{Receiver, RecvTimeoutError, channel},
+        thread,
+    };
+
+    use super::*;
+    use crate::uapi::{is_alive, socket::tests::directory};
+
+    const LIMIT: Duration = Duration::from_millis(100);
+
+    /// How asking ends when `serve` is on the other side of the socket. It is told when asking has ended.
+    fn asked(request: &str, serve: impl FnOnce(UnixStream, Receiver<()>) + Send + 'static) -> Error {
+        let directory = directory();
+        std::fs::create_dir_all(&directory.0).unwrap();
+        let path = directory.0.join("wg0.sock");
+        let listener = UnixListener::bind(&path).unwrap();
+        let (over, is_over) = channel();
+        let server = thread::spawn(move || serve(listener.accept().unwrap().0, is_over));
+        let error = ask_within(LIMIT, &path, request, |_| Some(())).unwrap_err();
+        drop(over);
+        server.join().unwrap();
+        error
+    }
+
+    #[test]
+    fn a_daemon_that_does_nothing_is_given_up_however_long_the_request() {
+        for repeated in [1, 1 << 20] {
+            let error = asked(&"get=1\n\n".repeat(repeated), |_stream, is_over| {
+                let _ = is_over.recv();
+            });
+            assert!(matches!(error, Error::Timeout), "{error:?}");
+        }
+    }
+
+    #[test]
+    fn a_daemon_that_never_comes_to_an_end_is_given_up() {
+        let error = asked("get=1\n\n", |mut stream, is_over| {
+            // Something always comes in time.
+            while is_over.recv_timeout(LIMIT / 20) == Err(RecvTimeoutError::Timeout) {
+                let _ = stream.write_all(b"fwmark=1\n");
+            }
+        });
+        assert!(matches!(error, Error::Timeout), "{error:?}");
+    }
+
+    #[test]
+    fn a_daemon_that_takes_nobody_is_given_up_and_alive() {
+        let directory = directory();
+        std::fs::create_dir_all(&directory.0).unwrap();
+        let path = directory.0.join("wg0.sock");
+        let stuck = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+        stuck.bind(&SockAddr::unix(&path).unwrap()).unwrap();
+        stuck.listen(0).unwrap();
+        let _first = UnixStream::connect(&path).unwrap();
+        let error = ask_within(LIMIT, &path, "get=1\n\n", |_| Some(())).unwrap_err();
+        assert!(matches!(error, Error::Timeout), "{error:?}");
+        assert!(is_alive(&path), "and nobody waits to see that");
+    }
 }

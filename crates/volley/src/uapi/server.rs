@@ -1,12 +1,20 @@
 //! Serving the socket: several clients at once, several requests each; a slow or stuck one costs a table
 //! entry until a newer one needs it, and nothing else.
 
-use std::{collections::VecDeque, io, time::Duration};
+use std::{
+    collections::VecDeque,
+    io,
+    os::fd::AsFd,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use io_runtime::DeviceUpdate;
-use nix::net::if_::if_nametoindex;
+use nix::{
+    net::if_::if_nametoindex,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
     net::UnixStream,
     task::{AbortHandle, JoinSet},
     time::{Instant, sleep, timeout, timeout_at},
@@ -19,9 +27,16 @@ use super::{
     lines::{Line, LineBuffer},
 };
 
-/// Connections kept at once; the oldest goes when one more comes. Only root may connect, so this guards
-/// against broken clients, not hostile ones: a healthy one is gone in milliseconds.
+/// Connections kept at once. When one more comes, one that asks for nothing goes, or one that is stuck. Only root may
+/// connect, so this guards against broken clients, not hostile ones: a healthy one is gone in milliseconds.
 const MAX_CLIENTS: usize = 64;
+
+/// A client that lets us wait for so long in the middle of a request, or with an answer, is stuck: it has to go if
+/// another needs its place.
+const STUCK_AFTER: Duration = Duration::from_millis(500);
+
+/// While all are at work, how long to wait before looking again.
+const ROOM_PAUSE: Duration = Duration::from_millis(10);
 
 /// From a request's first byte to its last. A longest request takes well under a second.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -56,7 +71,10 @@ impl Socket {
                 () = clients.finished() => continue,
             };
             match accepted {
-                Ok((stream, _)) => clients.add(converse(stream, control.clone())),
+                Ok((stream, _)) => {
+                    clients.make_room().await;
+                    clients.add(stream, control.clone());
+                }
                 Err(error) => {
                     warn!("cannot accept a client of the configuration socket: {error}");
                     sleep(ACCEPT_PAUSE).await;
@@ -70,18 +88,55 @@ impl Socket {
 #[derive(Default)]
 struct Clients {
     tasks: JoinSet<()>,
-    order: VecDeque<AbortHandle>,
+    order: VecDeque<Client>,
+}
+
+struct Client {
+    task: AbortHandle,
+    stream: Arc<UnixStream>,
+    activity: Arc<Mutex<Activity>>,
+}
+
+/// What a connection is at.
+#[derive(Clone, Copy, Debug)]
+enum Activity {
+    /// It has no request.
+    Idle,
+    /// It has one, and it is the client who has to go on, since then: with what is polled for.
+    Waiting(Instant, PollFlags),
+    /// We are at work on it.
+    Busy,
 }
 
 impl Clients {
-    fn add(&mut self, conversation: impl Future<Output = ()> + Send + 'static) {
-        if self.order.len() == MAX_CLIENTS
-            && let Some(oldest) = self.order.pop_front()
-        {
-            debug!("the oldest client of the configuration socket makes room for a new one");
-            oldest.abort();
+    /// Waits until one more may be added: for the oldest of those that have no request, else of those that are stuck
+    /// in one, it has to go. A request that goes on is never cut off.
+    async fn make_room(&mut self) {
+        while self.order.len() >= MAX_CLIENTS {
+            let oldest = |is: fn(&Client) -> bool| self.order.iter().position(is);
+            let oldest = oldest(Client::is_idle).or_else(|| oldest(Client::is_stuck));
+            if let Some(client) = oldest.and_then(|position| self.order.remove(position)) {
+                debug!("a client of the configuration socket makes room for a new one");
+                client.task.abort();
+                return;
+            }
+            tokio::select! {
+                () = self.finished() => {}
+                () = sleep(ROOM_PAUSE) => {}
+            }
         }
-        self.order.push_back(self.tasks.spawn(conversation));
+    }
+
+    fn add(&mut self, stream: UnixStream, control: impl Control) {
+        let activity = Arc::new(Mutex::new(Activity::Idle));
+        let stream = Arc::new(stream);
+        let conversation = Conversation::new(Arc::clone(&stream), Arc::clone(&activity));
+        let task = self.tasks.spawn(async {
+            if let Err(error) = conversation.run(control).await {
+                debug!("a client of the configuration socket is given up: {error}");
+            }
+        });
+        self.order.push_back(Client { task, stream, activity });
     }
 
     /// Resolves when a connection has ended; never if there is none.
@@ -91,28 +146,47 @@ impl Clients {
             Ok((id, ())) => id,
             Err(error) => error.id(),
         };
-        self.order.retain(|task| task.id() != id);
+        self.order.retain(|client| client.task.id() != id);
     }
 }
 
-async fn converse(stream: UnixStream, control: impl Control) {
-    match Conversation::new(stream).run(control).await {
-        Ok(()) => {}
-        Err(error) => debug!("a client of the configuration socket is given up: {error}"),
+impl Client {
+    fn is_idle(&self) -> bool {
+        matches!(self.activity(), Activity::Idle) && !self.is_ready(PollFlags::POLLIN)
+    }
+
+    fn is_stuck(&self) -> bool {
+        let Activity::Waiting(since, what) = self.activity() else { return false };
+        since.elapsed() >= STUCK_AFTER && !self.is_ready(what)
+    }
+
+    fn activity(&self) -> Activity {
+        *self.activity.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether it has gone on, and we have not come to it yet.
+    fn is_ready(&self, what: PollFlags) -> bool {
+        let mut asked = [PollFd::new(self.stream.as_fd(), what)];
+        poll(&mut asked, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
     }
 }
 
 /// One connection.
 struct Conversation {
-    stream: UnixStream,
+    stream: Arc<UnixStream>,
     parser: RequestParser,
     lines: LineBuffer,
+    activity: Arc<Mutex<Activity>>,
 }
 
 impl Conversation {
-    fn new(stream: UnixStream) -> Self {
+    fn new(stream: Arc<UnixStream>, activity: Arc<Mutex<Activity>>) -> Self {
         let scope = |name: &str| if_nametoindex(name).ok();
-        Self { stream, parser: RequestParser::new(scope), lines: LineBuffer::new() }
+        Self { stream, parser: RequestParser::new(scope), lines: LineBuffer::new(), activity }
+    }
+
+    fn is_at(&self, activity: Activity) {
+        *self.activity.lock().unwrap_or_else(PoisonError::into_inner) = activity;
     }
 
     async fn run(mut self, control: impl Control) -> io::Result<()> {
@@ -126,6 +200,11 @@ impl Conversation {
                 break;
             }
             let began = !self.lines.is_empty() || !self.parser.is_idle();
+            self.is_at(if began {
+                Activity::Waiting(Instant::now(), PollFlags::POLLIN)
+            } else {
+                Activity::Idle
+            });
             let received = if began {
                 let deadline = *deadline.get_or_insert_with(|| Instant::now() + REQUEST_TIMEOUT);
                 timeout_at(deadline, self.receive()).await.unwrap_or(Ok(0))?
@@ -158,7 +237,14 @@ impl Conversation {
     }
 
     async fn receive(&mut self) -> io::Result<usize> {
-        let received = self.stream.read(self.lines.space()).await?;
+        let received = loop {
+            self.stream.readable().await?;
+            match self.stream.try_read(self.lines.space()) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                received => break received?,
+            }
+        };
+        self.is_at(Activity::Busy);
         self.lines.advance(received);
         Ok(received)
     }
@@ -190,9 +276,14 @@ impl Conversation {
 
     async fn send(&mut self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
-            let taken = timeout(ANSWER_TIMEOUT, self.stream.write(bytes)).await??;
-            bytes = &bytes[taken..];
+            self.is_at(Activity::Waiting(Instant::now(), PollFlags::POLLOUT));
+            timeout(ANSWER_TIMEOUT, self.stream.writable()).await??;
+            match self.stream.try_write(bytes) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                taken => bytes = &bytes[taken?..],
+            }
         }
+        self.is_at(Activity::Busy);
         Ok(())
     }
 }
@@ -201,11 +292,10 @@ impl Conversation {
 mod tests {
     use std::{
         path::PathBuf,
-        sync::{
-            Arc,
-            atomic::{AtomicUsize, Ordering},
-        },
+        sync::atomic::{AtomicUsize, Ordering},
     };
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
     use crate::uapi::socket::tests::directory;
@@ -220,6 +310,8 @@ mod tests {
         }
 
         async fn set(&self, update: DeviceUpdate) -> Result<(), Errno> {
+            // Milliseconds, here.
+            sleep(Duration::from_millis(update.fwmark.unwrap_or(0).into())).await;
             self.0.fetch_add(1, Ordering::Relaxed);
             if update.listen_port == Some(1) { Err(Errno::AddrInUse) } else { Ok(()) }
         }
@@ -323,9 +415,44 @@ mod tests {
             }
             let mut stream = UnixStream::connect(&served.path).await.unwrap();
             assert_eq!(exchange(&mut stream, "get=1\n\n").await, "listen_port=7\nerrno=0\n\n");
-            // The oldest made room.
+            // The oldest of those that asked for nothing made room.
             let mut rest = Vec::new();
             assert!(matches!(stuck[1].read_to_end(&mut rest).await, Ok(0) | Err(_)));
+        });
+    }
+
+    #[test]
+    fn a_request_that_is_still_sent_is_not_cut_off_when_more_clients_come() {
+        with_server(|served| async move {
+            let mut active = UnixStream::connect(&served.path).await.unwrap();
+            active.write_all(b"set=1\nlisten_po").await.unwrap();
+            let mut others = Vec::new();
+            for _ in 0..MAX_CLIENTS + 5 {
+                let mut other = UnixStream::connect(&served.path).await.unwrap();
+                assert_eq!(exchange(&mut other, "get=1\n\n").await, "listen_port=7\nerrno=0\n\n");
+                others.push(other);
+            }
+            assert_eq!(exchange(&mut active, "rt=2\n\n").await, "errno=0\n\n");
+            assert_eq!(served.applied.0.load(Ordering::Relaxed), 1);
+        });
+    }
+
+    #[test]
+    fn a_request_that_is_being_applied_is_not_cut_off_when_more_clients_come() {
+        with_server(|served| async move {
+            let slow = format!("set=1\nfwmark={}\n\n", STUCK_AFTER.as_millis() + 200);
+            let mut active = Vec::new();
+            for _ in 0..MAX_CLIENTS {
+                let mut stream = UnixStream::connect(&served.path).await.unwrap();
+                stream.write_all(slow.as_bytes()).await.unwrap();
+                active.push(stream);
+            }
+            let mut next = UnixStream::connect(&served.path).await.unwrap();
+            assert_eq!(exchange(&mut next, "get=1\n\n").await, "listen_port=7\nerrno=0\n\n");
+            for mut stream in active {
+                assert_eq!(exchange(&mut stream, "").await, "errno=0\n\n");
+            }
+            assert_eq!(served.applied.0.load(Ordering::Relaxed), MAX_CLIENTS);
         });
     }
 }

@@ -6,7 +6,7 @@ use std::{
         fd::{AsFd, OwnedFd},
         unix::{
             fs::{DirBuilderExt, MetadataExt, PermissionsExt},
-            net::{UnixListener as StdListener, UnixStream as StdStream},
+            net::UnixListener as StdListener,
         },
     },
     path::{Path, PathBuf},
@@ -17,6 +17,7 @@ use nix::sys::{
     inotify::{AddWatchFlags, InitFlags, Inotify},
     stat::{Mode, umask},
 };
+use socket2::{Domain, SockAddr, Type};
 use tokio::{
     io::AsyncReadExt,
     net::{UnixListener, unix::pipe::Receiver},
@@ -68,9 +69,17 @@ pub fn socket_path(name: &str) -> PathBuf {
     Path::new(SOCKET_DIR).join(format!("{name}.sock"))
 }
 
-/// True when a daemon answers on the socket.
+/// True when a daemon listens on the socket. Does not wait for one that is stuck.
 pub fn is_alive(path: &Path) -> bool {
-    StdStream::connect(path).is_ok()
+    let connected = || {
+        let socket = socket2::Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
+        socket.connect(&SockAddr::unix(path)?)
+    };
+    match connected() {
+        Ok(()) => true,
+        // Its queue is full.
+        Err(error) => error.kind() == io::ErrorKind::WouldBlock,
+    }
 }
 
 /// The bound socket. Its file is removed on drop, if it is still the one we made.
