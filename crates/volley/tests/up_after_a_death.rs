@@ -181,6 +181,28 @@ fn rules_whose_record_is_lost_are_not_doubled() {
     });
 }
 
+/// What cannot be undone stops nothing else, is told, and is left for the next time.
+#[test]
+fn the_interface_goes_though_the_firewall_would_not() {
+    lab(TOOLS, |lab| {
+        network(lab);
+        let before = snapshot(lab);
+        tunnel(lab, "wg0", INTERFACE, "0.0.0.0/0, ::/0");
+        said(lab, "up ./wg0.conf");
+        lab.file("nft", "#!/bin/sh\nexit 5\n");
+        lab.run("mkdir broken; chmod 755 nft; mv nft broken");
+        let failed = lab.sh("PATH=$DIR/broken:$PATH:$DIR/tools volley down ./wg0.conf");
+        let text = String::from_utf8_lossy(&failed.stderr);
+        assert!(!failed.status.success() && text.contains("cannot remove the firewall with nft"), "{text}");
+        assert!(!socket("wg0").exists() && !lab.sh("ip link show wg0").status.success());
+        assert!(!lab.run("ip rule; ip -6 rule; ls dns").contains("118"));
+        assert!(lab.dir.join("postdown").exists());
+        assert_ne!(snapshot(lab), before, "the firewall is there");
+        said(lab, "down ./wg0.conf");
+        assert_eq!(snapshot(lab), before);
+    });
+}
+
 /// A record is as good as whoever could write it.
 #[test]
 fn a_record_that_others_could_write_is_not_obeyed() {

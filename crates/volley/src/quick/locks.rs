@@ -15,7 +15,7 @@ use nix::fcntl::OFlag;
 use tokio::time::sleep;
 
 use super::journal::directory;
-use crate::{Trouble, WithFix};
+use crate::{Trouble, uapi::SOCKET_DIR};
 
 /// How long to wait for another process, in steps.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -34,7 +34,7 @@ impl Lock {
     /// Of an interface.
     pub(super) async fn of_interface(name: &str) -> Result<Self, Trouble> {
         let lock = Self::take(&directory()?.join(format!("{name}.lock"))).await;
-        lock.or_trouble(format!("cannot lock `{name}`"))?.ok_or_else(|| {
+        lock.map_err(|error| refused(&format!("`{name}`"), &error))?.ok_or_else(|| {
             Trouble::new(format!("another `volley up` or `volley down` of `{name}` is at work"))
                 .fix("wait until it is done, or end it")
         })
@@ -43,7 +43,7 @@ impl Lock {
     /// Of what tunnels share.
     pub(super) async fn of_routing() -> Result<Self, Trouble> {
         let lock = Self::take(&directory()?.join(format!("{SHARED}.lock"))).await;
-        lock.or_trouble("cannot lock the routing rules")?.ok_or_else(|| {
+        lock.map_err(|error| refused("the routing rules", &error))?.ok_or_else(|| {
             Trouble::new("another `volley up` or `volley down` has held the routing rules for too long")
                 .fix("wait until it is done, or end it")
         })
@@ -74,6 +74,16 @@ impl Lock {
     /// Lets go of it, and leaves no file behind.
     pub(super) fn remove(self) {
         let _ = fs::remove_file(&self.path);
+    }
+}
+
+fn refused(what: &str, error: &io::Error) -> Trouble {
+    let trouble = Trouble::new(format!("cannot lock {what} in {SOCKET_DIR}: {error}"));
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => trouble.fix(format!(
+            "run as root, or as the user whose other tunnels are; or make {SOCKET_DIR} writable for this user"
+        )),
+        _ => trouble,
     }
 }
 
