@@ -6,7 +6,10 @@ mod common;
 use std::{
     fs::OpenOptions,
     io::{PipeReader, Read, Write, pipe},
-    os::fd::{AsFd, OwnedFd},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::fs::OpenOptionsExt,
+    },
     process::Stdio,
 };
 
@@ -14,7 +17,7 @@ use common::{Lab, eventually, keys, lab, socket};
 use netlab::Environment;
 use nix::{
     fcntl::{FcntlArg, OFlag, fcntl},
-    pty::openpty,
+    pty::{grantpt, posix_openpt, ptsname_r, unlockpt},
 };
 
 const READS: &str = "a container's runtime reads what its first process says";
@@ -55,9 +58,14 @@ fn stuck_pipe() -> Place {
 }
 
 fn hung_up_terminal() -> Place {
-    let terminal = openpty(None, None).expect("a terminal");
-    drop(terminal.master);
-    place("a terminal that hung up", terminal.slave)
+    // No other test's child may have a copy of the master.
+    let master = posix_openpt(OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC).expect("a terminal");
+    grantpt(&master).and_then(|()| unlockpt(&master)).expect("a terminal");
+    let name = ptsname_r(&master).expect("its name");
+    let mut options = OpenOptions::new();
+    let slave = options.write(true).custom_flags(OFlag::O_NOCTTY.bits()).open(name).expect("its other end");
+    drop(master);
+    place("a terminal that hung up", slave)
 }
 
 fn places() -> [Place; 4] {
