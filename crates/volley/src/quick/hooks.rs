@@ -66,7 +66,10 @@ async fn sh(hook: &str, file: &ConfigFile, config: &Config) -> io::Result<ExitSt
 
 /// What the shell is to read, as a file in memory that it gets: a command line can be read by everybody, and has an end.
 fn readable(text: &str) -> io::Result<File> {
-    let mut file = File::from(memfd_create("hook", MFdFlags::empty())?);
+    /// `MFD_NOEXEC_SEAL` (linux/memfd.h), which a machine may insist on (vm.memfd_noexec); older than 6.3, it knows none.
+    const NO_PROGRAM: MFdFlags = MFdFlags::from_bits_retain(8);
+    let created = memfd_create("hook", NO_PROGRAM).or_else(|_| memfd_create("hook", MFdFlags::empty()));
+    let mut file = File::from(created?);
     file.write_all(text.as_bytes())?;
     io::Seek::rewind(&mut file)?;
     Ok(file)
