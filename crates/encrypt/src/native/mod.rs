@@ -62,7 +62,7 @@ mod session;
 mod system;
 mod tai64n;
 
-pub use rand_core::{CryptoRngCore, OsRng};
+pub use rand_core::{CryptoRng, CryptoRngCore, Error as RngError, OsRng, RngCore};
 
 pub use self::{
     backend::NativeIdentity,

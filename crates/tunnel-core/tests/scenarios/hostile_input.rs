@@ -1,10 +1,11 @@
 //! Whatever comes in, nothing panics, nothing grows, and what is dropped is counted.
 
-use encrypt::{Identity, boring::BoringIdentity, deterministic::InsecureIdentity, native::NativeIdentity};
+use encrypt::{Identity, boring::BoringIdentity, deterministic::InsecureIdentity};
 use gso_queue::Ecn;
 use proptest::prelude::*;
 use tunnel_core::Arrival;
 
+use crate::native::Simulated;
 use crate::world::{A, B, Datagram, Kind, World, kinds, on_every_backend, packet, ping};
 
 on_every_backend! {
@@ -139,7 +140,7 @@ proptest! {
         let ecn = Ecn::from_bits(ecn);
         refuses_all::<InsecureIdentity>(&datagrams, ecn);
         refuses_all::<BoringIdentity>(&datagrams, ecn);
-        refuses_all::<NativeIdentity>(&datagrams, ecn);
+        refuses_all::<Simulated>(&datagrams, ecn);
     }
 
     #[test]

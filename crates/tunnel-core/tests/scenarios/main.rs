@@ -1,5 +1,6 @@
 //! Whole tunnels in memory, with simulated time: one scenario per file.
 
+mod native;
 mod netem;
 mod probe;
 mod world;

@@ -25,7 +25,7 @@ macro_rules! on_every_backend {
             $(#[test] fn $scenario() { super::$scenario::<encrypt::boring::BoringIdentity>(); })*
         }
         mod native {
-            $(#[test] fn $scenario() { super::$scenario::<encrypt::native::NativeIdentity>(); })*
+            $(#[test] fn $scenario() { super::$scenario::<crate::native::Simulated>(); })*
         }
     };
 }
