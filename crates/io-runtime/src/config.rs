@@ -44,6 +44,9 @@ pub struct RuntimeConfig {
     pub fwmark: u32,
     /// Inner MTU, bytes.
     pub mtu: usize,
+    /// The interface is up at the start; see [`Handle::set_link_up`](crate::Handle::set_link_up). Down, the port is only
+    /// tried out, and remembered.
+    pub link_up: bool,
 }
 
 impl Default for RuntimeConfig {
@@ -60,6 +63,7 @@ impl Default for RuntimeConfig {
             listen_port: 0,
             fwmark: 0,
             mtu: 1420,
+            link_up: true,
         }
     }
 }

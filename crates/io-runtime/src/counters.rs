@@ -70,7 +70,7 @@ counters! {
         udp_refused,
         /// Datagrams that found the socket's send buffer full, or their share of it, for longer than a moment.
         udp_send_full,
-        /// Datagrams for an address family we have no socket for.
+        /// Datagrams for an address family we have no socket for, or for which the interface was set down too soon.
         udp_no_socket,
         /// Frames from the TUN that are not packets, or do not match their virtio-net header.
         tun_malformed,

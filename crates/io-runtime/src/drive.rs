@@ -1,5 +1,6 @@
 //! The drive loop: run to completion, and sleep only when every source is drained.
 
+mod link;
 mod wait;
 
 use std::{
@@ -13,6 +14,7 @@ use gso_queue::{DEFAULT_SEGMENTS, GsoQueue, QueueConfig};
 use tun_device::Segments;
 use tunnel_core::{MAX_ICMP_ERROR_LEN, Sent, Tunnel, TunnelConfig};
 
+use self::link::Link;
 use crate::{
     DeviceStatus, DeviceUpdate, Error, Features, IoCounters, PinnedSource, RuntimeConfig, Stopped,
     UpdateError,
@@ -47,7 +49,8 @@ pub(crate) struct DataPlane<I: Identity, P> {
     tunnel: Tunnel<I>,
     tun: P,
     queue: GsoQueue,
-    sender: Sender<UdpSocket>,
+    /// While the interface is up.
+    sender: Option<Sender<UdpSocket>>,
     receiver: Receiver,
     poller: Poller,
     alarm: Arc<Alarm>,
@@ -60,6 +63,7 @@ pub(crate) struct DataPlane<I: Identity, P> {
     requests: Requests,
     config: RuntimeConfig,
     features: Features,
+    link: Link,
     port: u16,
     counters: IoCounters,
 }
@@ -73,6 +77,8 @@ enum Source {
     More,
     /// There is more, or may be, but it has nowhere to go.
     Held,
+    /// There may be more, and it waits until the interface is up.
+    Down,
 }
 
 impl<I: Identity, P: TunPort> DataPlane<I, P> {
@@ -85,21 +91,22 @@ impl<I: Identity, P: TunPort> DataPlane<I, P> {
         alarm: Arc<Alarm>,
         requests: Requests,
     ) -> Result<Self, Error> {
-        let gso = features.udp_gso.is_on();
-        // Without GSO, batches keep datagrams together in memory all the same.
-        let max_segments = if gso { features.udp_gso_segments } else { DEFAULT_SEGMENTS };
-        let poller = wait::poller(&alarm, &tun, &sockets).map_err(|error| Error::Start(error.into()))?;
-        let Sockets { v4, v6, port } = sockets;
+        let link = Link { is_up: false, reopen_at: None, any_port: config.listen_port == 0 };
+        let poller = wait::poller(&alarm, &tun).map_err(|error| Error::Start(error.into()))?;
         let now = clock::now();
-        Ok(Self {
+        let (is_up, port) = (config.link_up, sockets.port);
+        let mut plane = Self {
             tunnel: Tunnel::new(TunnelConfig {
                 mtu: config.mtu,
                 icmp_unreachable: config.icmp_unreachable,
                 ..TunnelConfig::default()
             }),
             tun,
-            queue: GsoQueue::new(QueueConfig { max_segments, ..QueueConfig::DEFAULT }),
-            sender: Sender::new(v4, v6, gso, max_segments),
+            queue: GsoQueue::new(QueueConfig {
+                max_segments: max_segments(&features),
+                ..QueueConfig::DEFAULT
+            }),
+            sender: None,
             receiver: Receiver::new(features.udp_gro.is_on(), config.mtu, config.batch),
             poller,
             alarm,
@@ -110,9 +117,14 @@ impl<I: Identity, P: TunPort> DataPlane<I, P> {
             requests,
             config,
             features,
+            link,
             port,
             counters: IoCounters::default(),
-        })
+        };
+        plane.tunnel.link_down(now);
+        plane.ready.no_sockets();
+        plane.start_link(is_up, sockets, now).map_err(|error| Error::Start(error.into()))?;
+        Ok(plane)
     }
 
     /// Runs until it is asked to end.
@@ -127,6 +139,7 @@ impl<I: Identity, P: TunPort> DataPlane<I, P> {
             let ingress = self.ingress(now)?;
             self.tun.flush(now, &mut self.counters)?;
             self.handle_timeouts(now);
+            self.reopen(now);
             self.flush(now);
 
             if self.alarm.take_asked() && self.serve(now) == Err(Stopped) {
@@ -151,13 +164,18 @@ impl<I: Identity, P: TunPort> DataPlane<I, P> {
             return Ok(Source::Drained);
         }
         let Self { tunnel, tun, queue, sender, ready, counters, config, icmp, .. } = self;
+        // Frames from before the interface was set down, or of one that was just set up, wait.
+        let is_over = ready.tun_failed || tun.has_ended();
+        if sender.is_none() && !is_over {
+            return Ok(Source::Down);
+        }
         let mut bytes = 0;
         for _ in 0..config.batch.max(1) {
             if bytes >= EGRESS_BYTES {
                 return Ok(Source::More);
             }
-            if sender.retry_at().is_some() && is_backed_up(queue) {
-                return if ready.tun_failed { Err(Error::DeviceGone) } else { Ok(Source::Held) };
+            if sender.as_ref().is_some_and(|sender| sender.retry_at().is_some()) && is_backed_up(queue) {
+                return if is_over { Err(Error::DeviceGone) } else { Ok(Source::Held) };
             }
             let Some(frame) = tun.next_frame(counters)? else {
                 // While its interface is being deleted, a TUN device fails and its reads still say that there is
@@ -199,7 +217,8 @@ impl<I: Identity, P: TunPort> DataPlane<I, P> {
         }
         for family in [Family::V4, Family::V6] {
             let ready = self.ready.socket(family);
-            let Some(socket) = self.sender.socket(family).filter(|_| *ready) else { continue };
+            let socket = self.sender.as_ref().and_then(|sender| sender.socket(family));
+            let Some(socket) = socket.filter(|_| *ready) else { continue };
             match self.receiver.receive(socket, &mut self.counters) {
                 Ok(true) => *ready = false,
                 Ok(false) => found = Source::More,
@@ -231,8 +250,10 @@ impl<I: Identity, P: TunPort> DataPlane<I, P> {
 
     /// What waits for a full socket is tried again first thing every turn, before more is taken from the TUN.
     fn retry_backlog(&mut self, now: Instant) {
-        self.sender.retry();
-        self.flush(now);
+        if let Some(sender) = &mut self.sender {
+            sender.retry();
+            self.flush(now);
+        }
     }
 
     fn flush(&mut self, now: Instant) {
@@ -281,6 +302,10 @@ impl<I: Identity, P: TunPort> DataPlane<I, P> {
                     .forget_sources(|remote, source| sources.contains(&PinnedSource { remote, source }));
                 let _ = reply.send(());
             }
+            Command::SetLink(is_up, reply) => {
+                self.set_link(is_up, now);
+                let _ = reply.send(());
+            }
         }
     }
 
@@ -292,13 +317,12 @@ impl<I: Identity, P: TunPort> DataPlane<I, P> {
 
         let rebound = match listen_port.filter(|&port| port != self.port) {
             None => None,
-            Some(port) => {
-                let sockets = Sockets::bind(port, new_mark, self.config.socket_options())?;
-                self.poller.add_sockets(&sockets)?;
-                Some(sockets)
-            }
+            Some(port) => Some(self.bind(port, new_mark)?),
         };
         if let Some(mark) = fwmark {
+            if self.sender.is_none() && rebound.is_none() {
+                self.bind(0, mark)?; // to learn whether we may
+            }
             self.mark_sockets(mark)?;
         }
         if let Err(error) = self.tunnel.update(tunnel, now, &mut self.queue) {
@@ -308,18 +332,19 @@ impl<I: Identity, P: TunPort> DataPlane<I, P> {
             return Err(error.into());
         }
         self.config.fwmark = new_mark;
-        if let Some(Sockets { v4, v6, port }) = rebound {
-            self.features.ipv6 = v6.is_some();
-            self.sender.replace_sockets(v4, v6);
-            self.ready.all_sockets();
-            self.port = port;
+        if let Some(port) = listen_port {
+            self.link.any_port = port == 0;
+        }
+        if let Some(sockets) = rebound {
+            self.take_sockets(sockets, now);
         }
         Ok(())
     }
 
     /// Sets SO_MARK on the live sockets, or on none.
     fn mark_sockets(&self, mark: u32) -> io::Result<()> {
-        let sockets = [Family::V4, Family::V6].into_iter().filter_map(|family| self.sender.socket(family));
+        let Some(sender) = &self.sender else { return Ok(()) };
+        let sockets = [Family::V4, Family::V6].into_iter().filter_map(|family| sender.socket(family));
         for socket in sockets.clone() {
             if let Err(error) = socket.set_fwmark(mark) {
                 for marked in sockets {
@@ -340,6 +365,7 @@ impl<I: Identity, P: TunPort> DataPlane<I, P> {
             listen_port: self.port,
             fwmark: self.config.fwmark,
             mtu: self.config.mtu,
+            link_up: self.link.is_up,
             peers: self.tunnel.peers().collect(),
             now,
             core: *self.tunnel.counters(),
@@ -358,7 +384,7 @@ impl<I: Identity, P: TunPort> DataPlane<I, P> {
 fn send<I: Identity>(
     packet: &[u8],
     tunnel: &mut Tunnel<I>,
-    sender: &mut Sender<UdpSocket>,
+    sender: &mut Option<Sender<UdpSocket>>,
     queue: &mut GsoQueue,
     counters: &mut IoCounters,
     now: Instant,
@@ -394,13 +420,29 @@ fn write_packet(
 
 /// A free function, for the loop calls it while it holds a frame of the TUN's.
 fn flush<I: Identity>(
-    sender: &mut Sender<UdpSocket>,
+    sender: &mut Option<Sender<UdpSocket>>,
     queue: &mut GsoQueue,
     tunnel: &mut Tunnel<I>,
     counters: &mut IoCounters,
     now: Instant,
 ) {
+    let Some(sender) = sender else {
+        while let Some(batch) = queue.pop_where(|_| true) {
+            counters.drops.udp_no_socket += batch.segments_left() as u64;
+            queue.recycle(batch);
+        }
+        return;
+    };
     sender.flush(queue, udp::Context { now, counters, forget_source: |to| tunnel.forget_source(to) });
+}
+
+fn sender(v4: UdpSocket, v6: Option<UdpSocket>, features: &Features) -> Sender<UdpSocket> {
+    Sender::new(v4, v6, features.udp_gso.is_on(), max_segments(features))
+}
+
+/// Without GSO, batches keep datagrams together in memory all the same.
+fn max_segments(features: &Features) -> usize {
+    if features.udp_gso.is_on() { features.udp_gso_segments } else { DEFAULT_SEGMENTS }
 }
 
 /// So much waits for a full socket that the TUN should wait, too.

@@ -25,6 +25,7 @@ pub(crate) enum Command {
     Update(Box<DeviceUpdate>, oneshot::Sender<Result<(), UpdateError>>),
     Status(oneshot::Sender<Box<DeviceStatus>>),
     SetMtu(usize, oneshot::Sender<()>),
+    SetLink(bool, oneshot::Sender<()>),
     PinnedSources(oneshot::Sender<Vec<PinnedSource>>),
     ForgetSources(HashSet<PinnedSource>, oneshot::Sender<()>),
 }
@@ -118,6 +119,19 @@ impl Handle {
     /// [`Stopped`] when the data plane has ended.
     pub async fn forget_sources(&self, sources: HashSet<PinnedSource>) -> Result<(), Stopped> {
         self.ask(|reply| Command::ForgetSources(sources, reply)).await
+    }
+
+    /// The interface was set up or down. Down, as in the kernel, the UDP port is closed, sessions and timers end, and
+    /// nothing is sent; what the device still gives waits. Up, the same port is opened again (another, if it was not
+    /// asked for and is taken), and peers with a persistent keepalive are sent one. If the port that was asked for is
+    /// taken, it is tried again every second. Whether it is up at the start, [`RuntimeConfig::link_up`] says.
+    ///
+    /// [`RuntimeConfig::link_up`]: crate::RuntimeConfig::link_up
+    ///
+    /// # Errors
+    /// [`Stopped`] when the data plane has ended.
+    pub async fn set_link_up(&self, is_up: bool) -> Result<(), Stopped> {
+        self.ask(|reply| Command::SetLink(is_up, reply)).await
     }
 
     /// Asks the data plane to end; [`finished`](Self::finished) tells when it has. Idempotent.

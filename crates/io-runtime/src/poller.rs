@@ -55,6 +55,11 @@ impl Ready {
         (self.v4, self.v6) = (true, true);
     }
 
+    /// There are none.
+    pub(crate) const fn no_sockets(&mut self) {
+        (self.v4, self.v6) = (false, false);
+    }
+
     pub(crate) const fn any_socket(&self) -> bool {
         self.v4 || self.v6
     }

@@ -16,12 +16,14 @@ pub struct DeviceStatus {
     pub private_key: Option<PrivateKey>,
     /// Its public key.
     pub public_key: Option<PublicKey>,
-    /// The UDP port we listen on.
+    /// The UDP port we listen on while the interface is up.
     pub listen_port: u16,
     /// SO_MARK of our sockets, 0 for none.
     pub fwmark: u32,
     /// Inner MTU, bytes.
     pub mtu: usize,
+    /// The interface is up; see [`Handle::set_link_up`](crate::Handle::set_link_up).
+    pub link_up: bool,
     /// Peers, in order of creation.
     pub peers: Vec<PeerStatus>,
     /// The clock reading that goes with the peers' `last_handshake`.

@@ -15,13 +15,12 @@ use crate::{
     clock,
     poller::Poller,
     tun::TunPort,
-    udp::Sockets,
+    udp::Sender,
 };
 
-/// Knows every descriptor that the loop sleeps on.
-pub(super) fn poller(alarm: &Alarm, tun: &impl TunPort, sockets: &Sockets) -> io::Result<Poller> {
+/// Knows every descriptor that the loop sleeps on, but for sockets.
+pub(super) fn poller(alarm: &Alarm, tun: &impl TunPort) -> io::Result<Poller> {
     let poller = Poller::new(alarm.as_fd())?;
-    poller.add_sockets(sockets)?;
     if let Some(source) = tun.source() {
         poller.add_tun(source)?;
     }
@@ -32,15 +31,21 @@ impl<I: Identity, P: TunPort> DataPlane<I, P> {
     /// Sleeps until a source may have something that has somewhere to go, a deadline has passed, a full socket is to be
     /// tried again or somebody asks for something.
     pub(super) fn wait(&mut self, now: Instant, egress: Source, ingress: Source) -> Result<(), Error> {
+        if egress == Source::Down && self.sender.is_some() {
+            return Ok(()); // not any longer
+        }
         let deadline = self.next_deadline();
         let (takes_frames, wants_room) = (egress == Source::Drained, ingress == Source::Held);
         let arrivals = [takes_frames.then_some(Arrival::Frames), wants_room.then_some(Arrival::Room)];
         let arrivals = arrivals.into_iter().flatten();
+        // A thread that ends rings for frames, and is to be heard though the interface is down.
+        let end = self.sender.is_none().then_some(Arrival::Frames);
         let mut time = deadline.map(|deadline| deadline.saturating_duration_since(now));
         while time != Some(Duration::ZERO) {
-            self.alarm.arm(arrivals.clone());
-            let is_there =
-                self.alarm.was_asked() || arrivals.clone().any(|arrival| self.tun.has_arrived(arrival));
+            self.alarm.arm(arrivals.clone().chain(end));
+            let is_there = self.alarm.was_asked()
+                || self.tun.has_ended()
+                || arrivals.clone().any(|arrival| self.tun.has_arrived(arrival));
             let woken = self.poll(if is_there { Some(Duration::ZERO) } else { time })?;
             self.alarm.disarm();
             let has_frames = takes_frames && self.ready.tun;
@@ -72,7 +77,8 @@ impl<I: Identity, P: TunPort> DataPlane<I, P> {
     }
 
     fn next_deadline(&self) -> Option<Instant> {
-        let deadlines = [self.tunnel.poll_timeout(), self.tun.retry_at(), self.sender.retry_at()];
+        let sender = self.sender.as_ref().and_then(Sender::retry_at);
+        let deadlines = [self.tunnel.poll_timeout(), self.tun.retry_at(), sender, self.link.reopen_at];
         deadlines.into_iter().flatten().min()
     }
 }

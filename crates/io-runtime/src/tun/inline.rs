@@ -74,6 +74,10 @@ impl<D: TunDevice + AsFd> TunPort for Inline<D> {
         false
     }
 
+    fn has_ended(&self) -> bool {
+        false
+    }
+
     fn resting(&self) -> (bool, bool) {
         self.merging.resting()
     }

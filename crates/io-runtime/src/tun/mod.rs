@@ -53,6 +53,9 @@ pub(crate) trait TunPort {
     /// [`output`](Self::output) (for room) will find.
     fn has_arrived(&self, arrival: Arrival) -> bool;
 
+    /// True when a thread has ended: [`next_frame`](Self::next_frame) will say why, after the frames that are left.
+    fn has_ended(&self) -> bool;
+
     /// Whether merging rests, for TCP and for UDP, because the kernel refused a super-packet.
     fn resting(&self) -> (bool, bool);
 

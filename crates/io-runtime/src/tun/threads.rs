@@ -219,6 +219,10 @@ impl TunPort for Threads {
         }
     }
 
+    fn has_ended(&self) -> bool {
+        self.filled.is_disconnected()
+    }
+
     fn resting(&self) -> (bool, bool) {
         self.merging.resting()
     }
