@@ -12,7 +12,7 @@ mod tap;
 pub use device::{MAX_FRAME_LEN, Offloads, TunDevice, VNET_HEADER_LEN};
 pub use error::{ClosedBy, Error};
 pub use faulty::{Call, Fault, Faulty};
-pub use linux::{LinuxTun, TunOptions, check_device, check_interface_name, inherited_fd};
+pub use linux::{LinuxTun, TunLink, TunOptions, check_device, check_interface_name, inherited_fd};
 pub use memory::{MemoryHost, MemoryTun};
 pub use offload::{
     CoalesceConfig, CoalesceCounters, Coalescer, Full, GsoType, Malformed, Segments, SuperPackets, VnetHeader,

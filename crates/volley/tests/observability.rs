@@ -25,13 +25,15 @@ fn http(address: &str, request: &str) -> String {
 
 #[test]
 fn metrics_tell_peers_drops_and_features() {
-    lab(&["wg"], |lab| {
+    lab(&["wg", "ip"], |lab| {
         let _daemon = lab.daemon("wg0", &["--metrics", "9586", "--no-udp-gro"]);
         let ((private, _), (_, peer)) = (keys(lab), keys(lab));
         lab.file("private", &private);
         lab.run(&format!(
-            "wg set wg0 private-key private peer {peer} endpoint 127.0.0.1:9 allowed-ips 10.0.0.0/8 persistent-keepalive 5"
+            "wg set wg0 private-key private peer {peer} endpoint 127.0.0.1:9 allowed-ips 10.0.0.0/8 persistent-keepalive 5; \
+             ip link set wg0 up"
         ));
+        eventually("an initiation", || lab.run("wg show wg0 transfer").ends_with("\t148\n"));
         let page = http("127.0.0.1:9586", "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n");
         let (head, body) = page.split_once("\r\n\r\n").expect("a head");
         assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");

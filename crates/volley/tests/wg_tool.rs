@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{keys, lab};
+use common::{eventually, keys, lab};
 
 #[test]
 fn wg_set_and_show_know_every_setting() {
@@ -16,7 +16,10 @@ fn wg_set_and_show_know_every_setting() {
             "wg set wg0 private-key private listen-port 51999 fwmark 0x33 peer {peer} preshared-key psk \
              endpoint 192.0.2.7:123 persistent-keepalive 25 allowed-ips 10.1.0.0/16,fd00:1::/64"
         ));
-        // Turning the keepalive on has sent one handshake initiation.
+        // Set up, it sends one handshake initiation, for the keepalive is on.
+        assert_eq!(lab.run("wg show wg0 transfer"), format!("{peer}\t0\t0\n"));
+        lab.run("ip link set wg0 up");
+        eventually("an initiation", || lab.run("wg show wg0 transfer") == format!("{peer}\t0\t148\n"));
         assert_eq!(
             lab.run("wg show wg0 dump"),
             format!(
@@ -31,7 +34,6 @@ fn wg_set_and_show_know_every_setting() {
         assert_eq!(lab.run("wg show wg0 endpoints"), format!("{peer}\t192.0.2.7:123\n"));
         assert_eq!(lab.run("wg show wg0 allowed-ips"), format!("{peer}\t10.1.0.0/16 fd00:1::/64\n"));
         assert_eq!(lab.run("wg show wg0 latest-handshakes"), format!("{peer}\t0\n"));
-        assert_eq!(lab.run("wg show wg0 transfer"), format!("{peer}\t0\t148\n"));
         assert_eq!(lab.run("wg show wg0 persistent-keepalive"), format!("{peer}\t25\n"));
         assert_eq!(lab.run("wg show wg0 preshared-keys"), format!("{peer}\t{psk}\n"));
         assert!(lab.run("wg show").contains("persistent keepalive: every 25 seconds"));
@@ -56,7 +58,7 @@ fn settings_can_be_cleared() {
         let dump = lab.run("wg show wg0 dump");
         assert!(dump.starts_with("(none)\t(none)\t"), "{dump}");
         assert!(
-            dump.ends_with(&format!("\toff\n{peer}\t(none)\t127.0.0.1:9\t(none)\t0\t0\t148\toff\n")),
+            dump.ends_with(&format!("\toff\n{peer}\t(none)\t127.0.0.1:9\t(none)\t0\t0\t0\toff\n")),
             "{dump}"
         );
         lab.run(&format!("wg set wg0 peer {peer} remove"));

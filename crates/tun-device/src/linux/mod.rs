@@ -2,6 +2,7 @@
 
 mod access;
 mod inherit;
+mod link;
 mod name;
 mod rtnetlink;
 mod sys;
@@ -24,7 +25,7 @@ use nix::{
 };
 
 use self::sys::TunFlags;
-pub use self::{inherit::inherited_fd, name::check_interface_name};
+pub use self::{inherit::inherited_fd, link::TunLink, name::check_interface_name};
 use crate::{Error, Offloads, TunDevice, VNET_HEADER_LEN};
 
 /// Where TUN interfaces come from.

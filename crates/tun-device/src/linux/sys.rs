@@ -4,7 +4,7 @@
 
 use std::{
     io,
-    os::fd::{AsRawFd, BorrowedFd},
+    os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
 };
 
 use nix::libc;
@@ -36,6 +36,21 @@ pub(super) fn interface(tun: BorrowedFd<'_>) -> io::Result<(String, TunFlags)> {
     // SAFETY: TUNGETIFF filled `ifru_flags`; every bit pattern is a valid integer.
     let flags = unsafe { request.ifr_ifru.ifru_flags };
     Ok((interface_name(&request), TunFlags(libc::c_int::from(flags as u16))))
+}
+
+/// The network namespace of the interface that a descriptor is attached to.
+pub(super) fn device_network(tun: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    // SAFETY: TUNGETDEVNETNS takes no argument and touches no memory of ours.
+    let fd = unsafe { libc::ioctl(tun.as_raw_fd(), libc::TUNGETDEVNETNS) };
+    check(fd)?;
+    // SAFETY: the kernel has just made this descriptor for us alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Changes what hardware (`ARPHRD_*`) the interface is said to be.
+pub(super) fn set_link_type(tun: BorrowedFd<'_>, hardware: u16) -> io::Result<()> {
+    // SAFETY: TUNSETLINK takes its argument by value and touches no memory of ours.
+    check(unsafe { libc::ioctl(tun.as_raw_fd(), libc::TUNSETLINK, libc::c_ulong::from(hardware)) })
 }
 
 /// Sets the length of the virtio-net header in front of every packet.

@@ -104,8 +104,8 @@ impl DaemonArgs {
         self.name.as_deref().unwrap_or_default()
     }
 
-    /// The data plane's settings for a device with this MTU.
-    pub fn runtime_config(&self, mtu: usize) -> RuntimeConfig {
+    /// The data plane's settings for an interface with this MTU, which is up or not.
+    pub fn runtime_config(&self, mtu: usize, link_up: bool) -> RuntimeConfig {
         RuntimeConfig {
             batch: self.batch.into(),
             arrangement: match self.arrangement {
@@ -122,6 +122,7 @@ impl DaemonArgs {
             listen_port: self.listen_port,
             fwmark: 0,
             mtu,
+            link_up,
         }
     }
 

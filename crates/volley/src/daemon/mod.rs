@@ -31,7 +31,12 @@ use crate::{
 pub use self::args::{ArrangementArg, DaemonArgs};
 pub(crate) use self::args::{interface_name, switch};
 
-use self::{background::Readiness, control::DeviceControl, link::MtuWatch, open::Device};
+use self::{
+    background::Readiness,
+    control::DeviceControl,
+    link::{Elsewhere, LinkState, LinkWatch},
+    open::Device,
+};
 
 /// How long the data plane may take to end. The whole daemon has half a second.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_millis(300);
@@ -66,10 +71,13 @@ pub(crate) async fn launch(name: &str, lock: File) -> Result<Child, Trouble> {
 fn run(args: &DaemonArgs, readiness: Readiness) -> Result<(), Trouble> {
     let (runtime, mut end) = event_loop()?;
     readiness.start_log(args.level());
-    let Device { tun, socket, name, index, mtu, capture, metrics } = open::open(args)?;
+    let Device { tun, socket, name, interface, capture, metrics } = open::open(args)?;
+    let elsewhere = runtime.block_on(async { Elsewhere::open() });
     // Threads take their privileges from the one that starts them.
     privileges::reduce();
-    let config = args.runtime_config(mtu);
+    let link = runtime.block_on(LinkWatch::open(interface, elsewhere));
+    let LinkState { mtu, is_up } = link.state();
+    let config = args.runtime_config(mtu, is_up);
     let handle = match capture {
         None => io_runtime::spawn(tun, config)?,
         Some(capture) => {
@@ -89,7 +97,7 @@ fn run(args: &DaemonArgs, readiness: Readiness) -> Result<(), Trouble> {
             });
         }
         tokio::spawn(routes::follow(handle.clone()));
-        let ended = live(&control, &handle, &socket, &name, index, readiness, &mut end).await;
+        let ended = live(&control, &handle, &socket, &name, link, readiness, &mut end).await;
         let _ = sd_notify::notify(&[NotifyState::Stopping]);
         // The socket first: nobody should find it and then no answer.
         drop(socket);
@@ -110,7 +118,7 @@ async fn live(
     handle: &Handle,
     socket: &Socket,
     name: &str,
-    index: u32,
+    mut link: LinkWatch,
     readiness: Readiness,
     end: &mut EndSignals,
 ) -> Result<(), Trouble> {
@@ -122,7 +130,7 @@ async fn live(
         }
         status = handle.status() => status.or_trouble("cannot start the data plane")?,
     };
-    let mut mtu = MtuWatch::open(index, status.mtu);
+    let mut known = link.state();
     info!("{name} is ready: {}", summary(&status));
     readiness.announce(name)?;
 
@@ -135,14 +143,25 @@ async fn live(
             () = &mut removed => info!("{name} ends: its socket was removed"),
             served = &mut serve => served.or_trouble("cannot serve the configuration socket")?,
             ended = handle.finished() => return finished(name, ended),
-            changed = mtu.next() => {
-                info!("{name} follows the MTU: {changed}");
-                // When the data plane is gone, the loop sees that itself.
-                let _ = handle.set_mtu(changed).await;
+            changed = link.next() => {
+                follow(handle, name, known, changed).await;
+                known = changed;
                 continue;
             }
         }
         return Ok(());
+    }
+}
+
+/// Has the data plane do as its interface does. When it is gone, the loop sees that itself.
+async fn follow(handle: &Handle, name: &str, known: LinkState, changed: LinkState) {
+    if changed.mtu != known.mtu {
+        info!("{name} follows the MTU: {}", changed.mtu);
+        let _ = handle.set_mtu(changed.mtu).await;
+    }
+    if changed.is_up != known.is_up {
+        info!("{name} was set {}", if changed.is_up { "up" } else { "down: its port is closed" });
+        let _ = handle.set_link_up(changed.is_up).await;
     }
 }
 

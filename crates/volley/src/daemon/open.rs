@@ -9,7 +9,7 @@ use nix::net::if_::if_nametoindex;
 use tracing::warn;
 use tun_device::{LinuxTun, TunDevice, TunOptions};
 
-use super::{DaemonArgs, background::INHERITED};
+use super::{DaemonArgs, background::INHERITED, link::Interface};
 use crate::{
     Trouble, WithFix,
     metrics::Metrics,
@@ -30,8 +30,7 @@ pub(super) struct Device {
     pub(super) tun: LinuxTun,
     pub(super) socket: Socket,
     pub(super) name: String,
-    pub(super) index: u32,
-    pub(super) mtu: usize,
+    pub(super) interface: Interface,
     pub(super) capture: Option<Capture>,
     pub(super) metrics: Option<Metrics>,
 }
@@ -46,14 +45,22 @@ pub(super) fn open(args: &DaemonArgs) -> Result<Device, Trouble> {
     }
 
     let asked_for = TunOptions { offload, mtu: args.mtu.map(usize::from), tx_queue_len: args.tx_queue_len };
+    let is_given = inherited_tun.is_some();
     let tun = match inherited_tun {
         // Whoever made it has chosen its MTU and its queue.
         Some(fd) => LinuxTun::from_fd(fd, &asked_for),
         None => create(args.name(), &asked_for),
     }?;
+    let is_ours = !is_given && tun.is_persistent().is_ok_and(|persistent| !persistent);
+    // As the kernel's own: an interface that nobody gave an address is silent.
+    if is_ours && let Err(error) = tun.generate_no_address() {
+        warn!("`{}` will give itself an IPv6 address and solicit routers: {error}", tun.name());
+    }
     let name = tun.name().to_owned();
     let index = if_nametoindex(name.as_str()).or_trouble(format!("cannot find the interface `{name}`"))?;
     let mtu = tun.mtu().or_trouble(format!("cannot read the MTU of `{name}`"))?;
+    let link = tun.link().or_trouble(format!("cannot watch the interface `{name}`"))?;
+    let interface = Interface { link, index, mtu, is_ours };
     let socket = match inherited_socket {
         Some(fd) => Socket::inherited(fd),
         None => bind(&name)?,
@@ -61,7 +68,7 @@ pub(super) fn open(args: &DaemonArgs) -> Result<Device, Trouble> {
     let metrics = args.metrics.as_ref().map(|address| Metrics::bind(address, &name)).transpose()?;
     // Last, for it may replace an older one.
     let capture = args.pcap.as_deref().map(|file| Capture::create(file, &name)).transpose()?;
-    Ok(Device { tun, socket, name, index, mtu, capture, metrics })
+    Ok(Device { tun, socket, name, interface, capture, metrics })
 }
 
 /// Makes the interface, or attaches to one that is there. What nobody asked for is no reason to fail.
@@ -72,11 +79,6 @@ fn create(name: &str, asked_for: &TunOptions) -> Result<LinuxTun, tun_device::Er
         && let Err(error) = tun.set_tx_queue_len(DEFAULT_TX_QUEUE_LEN)
     {
         warn!("the transmit queue of `{}` stays as the kernel made it: {error}", tun.name());
-    }
-    // As the kernel's own: an interface that nobody gave an address is silent.
-    let is_ours = tun.is_persistent().is_ok_and(|persistent| !persistent);
-    if is_ours && let Err(error) = tun.generate_no_address() {
-        warn!("`{}` will give itself an IPv6 address and solicit routers: {error}", tun.name());
     }
     Ok(tun)
 }
