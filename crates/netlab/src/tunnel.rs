@@ -215,7 +215,7 @@ impl TunnelBuilder {
             DeviceConfig { private_key: side.private_key().into(), listen_port: PORT, peers: vec![peer] };
         daemon.uapi().set(host, &config)?;
         host.set_mtu(INTERFACE, self.mtu)?;
-        host.set_up(INTERFACE)?;
+        host.set_up_tunnel(INTERFACE, PORT)?;
         host.add_address(INTERFACE, side.inner_v4(), 24)?;
         host.add_address(INTERFACE, side.inner_v6(), 64)?;
         Ok(daemon)
