@@ -24,6 +24,7 @@ macro_rules! all {
                 a_second_initiation_waits_for_the_first,
                 the_responder_may_not_seal_before_it_is_confirmed,
                 a_late_answer_to_the_previous_initiation_counts,
+                an_answer_that_a_newer_one_has_overtaken_is_refused,
                 handshakes_that_cross_leave_both_sides_talking,
                 old_session_packets_still_open_after_a_rekey,
                 a_preshared_key_must_match,
@@ -171,6 +172,21 @@ fn a_late_answer_to_the_previous_initiation_counts<I: Identity>() {
     pair.advance(secs(6));
     assert!(pair.a.initiate(pair.now).is_some(), "the answer was slow");
     pair.a.receive(&response, pair.b.address, pair.now).reply();
+    pair.exchange();
+}
+
+/// The peer has dropped that session, or soon will: sealing with it would cut the tunnel off.
+fn an_answer_that_a_newer_one_has_overtaken_is_refused<I: Identity>() {
+    let mut pair = Pair::<I>::new();
+    let [overtaken, newer] = [0; 2].map(|_| {
+        pair.advance(secs(6));
+        let initiation = pair.a.initiate(pair.now).unwrap();
+        pair.b.receive(&initiation, pair.a.address, pair.now).reply()
+    });
+    let confirmation = pair.a.receive(&newer, pair.b.address, pair.now).reply();
+    assert_eq!(pair.b.receive(&confirmation, pair.a.address, pair.now), Received::Keepalive);
+    let outcome = pair.a.receive(&overtaken, pair.b.address, pair.now);
+    assert_eq!(outcome, Received::Rejected(Reject::NoSession));
     pair.exchange();
 }
 

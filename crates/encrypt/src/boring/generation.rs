@@ -25,6 +25,8 @@ pub(super) struct Generation {
     slots: [Option<Slot>; SLOTS],
     /// The receiver index that the last handshake message took. The next one takes the next.
     last_index: u32,
+    /// The receiver index of our newest initiation, until it is answered.
+    initiated: Option<u32>,
     /// It has accepted an initiation, so it knows what timestamp the next one must exceed (§5.1). boringtun
     /// neither tells nor takes one over.
     pub(super) has_accepted: bool,
@@ -76,6 +78,7 @@ impl Generation {
             tunn: Box::new(tunn),
             slots: [None; SLOTS],
             last_index: index.get() << 8,
+            initiated: None,
             has_accepted: false,
             stamps,
         }
@@ -131,7 +134,9 @@ impl Generation {
         kept: [Option<SessionId>; 2],
     ) -> Option<usize> {
         self.make_room(kept);
-        self.format_initiation(out)
+        let len = self.format_initiation(out)?;
+        self.initiated = Some(self.last_index);
+        Some(len)
     }
 
     /// Reads an initiation and writes the response; gives the new session's index, and the response's length.
@@ -152,13 +157,20 @@ impl Generation {
     }
 
     /// Reads the response to an initiation and writes the confirmation; gives its length.
+    ///
+    /// # Errors
+    /// Also if it answers an older initiation than one that was answered already, which boringtun would take: it would then
+    /// seal with the older session, which the peer may have dropped.
     pub(super) fn read_response(
         &mut self,
         response: &[u8],
         out: &mut [u8],
         from: IpAddr,
     ) -> Result<usize, Reject> {
-        reply(self.tunn.decapsulate(Some(from), response, out)).map(<[u8]>::len)
+        let newest = self.initiated.ok_or(Reject::NoSession)?;
+        let len = reply(self.tunn.decapsulate(Some(from), response, out))?.len();
+        self.initiated = (u32_at(response, 8) != newest).then_some(newest);
+        Ok(len)
     }
 
     pub(super) fn read_cookie_reply(
@@ -186,6 +198,7 @@ impl Generation {
             TunnResult::WriteToNetwork(message) => {
                 if u32_at(message, 0) == TYPE_INITIATION {
                     self.last_index = u32_at(message, 4);
+                    self.initiated = Some(self.last_index);
                 }
                 Ok(Some(message.len()))
             }

@@ -227,7 +227,7 @@ impl Local {
         if response.proof != proof(&secret, response.sender, response.receiver) {
             return Err(Reject::BadHandshake);
         }
-        self.pending[place] = None;
+        self.pending[place..].fill(None); // an older one's session would be older than this
         Ok(keys(&secret))
     }
 

@@ -179,8 +179,9 @@ impl PeerHandshake {
         Ok(())
     }
 
-    /// Reads the response (§5.4.3) to one of our initiations, and forgets that one. Gives the session's keys, which may be sealed with at once: the peer
-    /// waits for the first message on them.
+    /// Reads the response (§5.4.3) to one of our initiations. That one is forgotten, and so is one that was sent before it: its
+    /// session would be older than this one, and the peer has given it up. Gives the session's keys, which may be sealed with
+    /// at once: the peer waits for the first message on them.
     ///
     /// # Errors
     /// * [`Reject::NoSession`]: it answers no initiation that is out.
@@ -213,7 +214,7 @@ impl PeerHandshake {
             let remote_index = u32_at(message, response::SENDER.start);
             let (initiators, responders) = transcript.split();
             let keys = KeyPair::new(receiver, remote_index, &initiators, &responders);
-            self.secrets.pending[at] = None;
+            self.secrets.pending[at..].fill_with(|| None);
             Ok(keys)
         })
     }

@@ -104,12 +104,15 @@ impl NativeSession {
     }
 
     fn open_response(&mut self, datagram: &[u8], out: &mut [u8], now: Instant) -> Result<Opened, Reject> {
-        let inner = self.shared.lock();
+        let mut inner = self.shared.lock();
         let Addressed::Response(response) = inner.local.verify_mac1(datagram)? else {
             return Err(Reject::Malformed);
         };
         let confirmation = out.get_mut(..DATA_OVERHEAD).ok_or(Reject::SmallBuffer)?;
+        let other = self.handshake.pending().find(|pending| *pending != response.receiver());
         let pair = self.handshake.read_response(&inner.local, &response)?;
+        let overtaken = other.filter(|other| self.handshake.pending().all(|pending| pending != *other));
+        overtaken.map(|overtaken| inner.indices.remove(overtaken));
         drop(inner);
         // The first message shows the peer that we have the keys. New ones have counters, and it fits.
         let sealed = pair.keys().lease(1).map(|lease| lease.seal_train(confirmation, DATA_OVERHEAD));
