@@ -1,0 +1,124 @@
+//! What the TUN gives, until the turn has had its share or the queue is full.
+
+use std::time::Instant;
+
+use encrypt::Identity;
+use gso_queue::{GsoQueue, QueueConfig};
+use tun_device::Segments;
+use tunnel_core::{Sent, Tunnel};
+
+use super::{DataPlane, Source, flush};
+use crate::{
+    Error, IoCounters,
+    tun::TunPort,
+    udp::{Sender, UdpSocket},
+};
+
+/// Plaintext bytes taken from the TUN in one turn: four full frames. More would make what arrives wait
+/// behind what leaves, and fall out of the processor's second-level cache.
+const EGRESS_BYTES: usize = 256 << 10;
+
+/// Ciphertext that may wait for a full socket before the TUN is left alone, for as long as a batch waits at most. The
+/// socket's own buffer is full by then; anything more here would only be delay.
+const BACKLOG_BYTES: usize = 256 << 10;
+
+/// Queue buffers kept for the frame in hand, handshakes and replies while a socket is full. The longest
+/// frame of the shortest sensible segments needs a dozen.
+const BACKLOG_BUFFERS: usize = 32;
+const _: () = assert!(BACKLOG_BUFFERS < QueueConfig::DEFAULT.buffers);
+
+impl<I: Identity, P: TunPort> DataPlane<I, P> {
+    /// TUN → tunnel → queue, up to the turn's share.
+    pub(super) fn egress(&mut self, now: Instant) -> Result<Source, Error> {
+        if !self.ready.tun {
+            return Ok(Source::Drained);
+        }
+        let Self { tunnel, tun, queue, sender, ready, counters, config, icmp, .. } = self;
+        // Frames from before the interface was set down, or of one that was just set up, wait.
+        let is_over = ready.tun_failed || tun.has_ended();
+        if sender.is_none() && !is_over {
+            return Ok(Source::Down);
+        }
+        let mut bytes = 0;
+        for _ in 0..config.batch.max(1) {
+            if bytes >= EGRESS_BYTES {
+                return Ok(Source::More);
+            }
+            if sender.as_ref().is_some_and(|sender| sender.retry_at().is_some()) && is_backed_up(queue) {
+                return if is_over { Err(Error::DeviceGone) } else { Ok(Source::Held) };
+            }
+            let Some(frame) = tun.next_frame(counters)? else {
+                // While its interface is being deleted, a TUN device fails and its reads still say that there is
+                // nothing yet. It will not call again.
+                if ready.tun_failed {
+                    return Err(Error::DeviceGone);
+                }
+                ready.tun = false;
+                return Ok(Source::Drained);
+            };
+            bytes += frame.len();
+            let Ok(mut packets) = Segments::new(frame) else {
+                counters.drops.tun_malformed += 1;
+                continue;
+            };
+            let mut unreachable = false;
+            let mut answer = None;
+            while let Some(packet) = packets.next() {
+                counters.traffic.tun_packets_read += 1;
+                let sent = send(packet, tunnel, sender, queue, counters, now);
+                // One answer is enough for a whole super-packet.
+                if sent == Sent::Unreachable && !unreachable {
+                    unreachable = true;
+                    answer = tunnel.answer_unreachable(packet, icmp, now);
+                }
+            }
+            if let Some(len) = answer {
+                write_packet(&icmp[..len], tun, counters, now)?;
+            }
+        }
+        Ok(Source::More)
+    }
+}
+
+/// Seals a packet, or queues or drops it. A free function, as [`flush`] is: a frame of the TUN's is in use.
+fn send<I: Identity>(
+    packet: &[u8],
+    tunnel: &mut Tunnel<I>,
+    sender: &mut Option<Sender<UdpSocket>>,
+    queue: &mut GsoQueue,
+    counters: &mut IoCounters,
+    now: Instant,
+) -> Sent {
+    loop {
+        if let Ok(sent) = tunnel.send(packet, now, queue) {
+            return sent;
+        }
+        flush(sender, queue, tunnel, counters, now);
+        if queue.free_buffers() == 0 {
+            counters.drops.tun_overrun += 1;
+            return Sent::Taken;
+        }
+    }
+}
+
+/// Puts a packet of our own among those for the TUN.
+fn write_packet(
+    packet: &[u8],
+    tun: &mut impl TunPort,
+    counters: &mut IoCounters,
+    now: Instant,
+) -> Result<(), Error> {
+    let Some(coalescer) = tun.output(now, counters)? else {
+        counters.drops.tun_blocked += 1;
+        return Ok(());
+    };
+    coalescer.slot()[..packet.len()].copy_from_slice(packet);
+    let committed = coalescer.commit(packet.len());
+    debug_assert!(committed.is_ok(), "output() gives a coalescer with room");
+    Ok(())
+}
+
+/// So much waits for a full socket that the TUN should wait, too.
+fn is_backed_up(queue: &GsoQueue) -> bool {
+    queue.bytes() >= BACKLOG_BYTES || queue.free_buffers() < BACKLOG_BUFFERS
+}
