@@ -4,7 +4,7 @@ mod common;
 
 use std::net::{Ipv4Addr, UdpSocket};
 
-use common::{Pair, packet, run};
+use common::{Pair, run};
 use io_runtime::{Arrangement, RuntimeConfig};
 use tun_device::Offloads;
 
@@ -37,19 +37,12 @@ fn configs() -> Vec<RuntimeConfig> {
     configs
 }
 
-/// A packet from a to b, seen to arrive.
-fn ping(pair: &Pair, number: u32) {
-    let ping = packet(pair.a.inner, pair.b.inner, number, 100);
-    pair.a.wire.send(&ping);
-    assert_eq!(pair.b.wire.recv(), [ping]);
-}
-
 #[test]
 fn garbage_datagrams_are_dropped_and_counted() {
     for config in configs() {
         run(async {
             let pair = Pair::start(config, Offloads::ALL).await;
-            ping(&pair, 0);
+            pair.ping(0);
             let port = pair.b.status().await.listen_port;
             let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
             let mut garbage = Garbage(0x5eed);
@@ -61,10 +54,10 @@ fn garbage_datagrams_are_dropped_and_counted() {
                 }
                 socket.send_to(&datagram, (Ipv4Addr::LOCALHOST, port)).unwrap();
                 if round % 20 == 0 {
-                    ping(&pair, round as u32); // and gives the socket's buffer time
+                    pair.ping(round as u32); // and gives the socket's buffer time
                 }
             }
-            ping(&pair, 1);
+            pair.ping(1);
             let status = pair.b.status().await;
             let dropped: u64 = status.core.drops().map(|(_, count)| count).sum();
             assert_eq!(dropped, ROUNDS as u64, "{:?}", status.core.drops);
@@ -79,7 +72,7 @@ fn garbage_frames_are_dropped_and_counted() {
     for config in configs() {
         run(async {
             let pair = Pair::start(config, Offloads::ALL).await;
-            ping(&pair, 0);
+            pair.ping(0);
             let mut garbage = Garbage(0xf00d);
             for round in 0..ROUNDS {
                 let mut frame = garbage.bytes(300);
@@ -89,7 +82,7 @@ fn garbage_frames_are_dropped_and_counted() {
                 }
                 pair.a.wire.send_frame(&frame);
             }
-            ping(&pair, 1);
+            pair.ping(1);
             let status = pair.a.status().await;
             let lost =
                 status.io.drops.tun_malformed + status.core.drops().map(|(_, count)| count).sum::<u64>();

@@ -8,26 +8,9 @@ use std::{
     time::Duration,
 };
 
-use common::{Pair, packet, run};
+use common::{BOTH, Pair, config, listen, packet, run};
 use io_runtime::{Arrangement, DeviceUpdate, Error, RuntimeConfig, Stopped, UpdateError};
 use tun_device::{MemoryTun, Offloads, TunDevice};
-
-const BOTH: [Arrangement; 2] = [Arrangement::Inline, Arrangement::TunThreads];
-
-fn config(arrangement: Arrangement) -> RuntimeConfig {
-    RuntimeConfig { arrangement, ..RuntimeConfig::default() }
-}
-
-fn listen(port: u16) -> DeviceUpdate {
-    DeviceUpdate { listen_port: Some(port), ..DeviceUpdate::default() }
-}
-
-/// A packet from a to b, seen to arrive.
-fn ping(pair: &Pair, number: u32) {
-    let ping = packet(pair.a.inner, pair.b.inner, number, 100);
-    pair.a.wire.send(&ping);
-    assert_eq!(pair.b.wire.recv(), [ping]);
-}
 
 #[test]
 fn shutdown_ends_every_thread_and_frees_the_port_and_the_device() {
@@ -90,7 +73,7 @@ fn a_busy_port_at_the_start_is_an_error_that_names_it() {
 fn changing_to_a_busy_port_changes_nothing() {
     run(async {
         let pair = Pair::start(config(Arrangement::Inline), Offloads::ALL).await;
-        ping(&pair, 1);
+        pair.ping(1);
         let busy = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
         let taken = busy.local_addr().unwrap().port();
         let before = pair.b.status().await;
@@ -102,7 +85,7 @@ fn changing_to_a_busy_port_changes_nothing() {
 
         let after = pair.b.status().await;
         assert_eq!((after.listen_port, after.peers.len()), (before.listen_port, 1));
-        ping(&pair, 2);
+        pair.ping(2);
         pair.finish().await;
     });
 }
@@ -112,14 +95,14 @@ fn the_port_changes_under_a_live_session() {
     for arrangement in BOTH {
         run(async {
             let pair = Pair::start(config(arrangement), Offloads::ALL).await;
-            ping(&pair, 1);
+            pair.ping(1);
             let before = pair.a.status().await;
             pair.a.handle.update(listen(0)).await.unwrap();
             let after = pair.a.status().await;
             assert_ne!(after.listen_port, before.listen_port);
             UdpSocket::bind((Ipv4Addr::UNSPECIFIED, before.listen_port)).expect("the old port is free");
 
-            ping(&pair, 2);
+            pair.ping(2);
             let b = pair.b.status().await;
             assert_eq!(b.peers[0].endpoint.unwrap().port(), after.listen_port, "b follows");
             assert_eq!(after.peers[0].last_handshake, before.peers[0].last_handshake, "no new handshake");
@@ -135,7 +118,7 @@ fn asking_for_the_port_it_has_keeps_the_sockets() {
         let port = pair.a.status().await.listen_port;
         pair.a.handle.update(listen(port)).await.unwrap();
         assert_eq!(pair.a.status().await.listen_port, port);
-        ping(&pair, 1);
+        pair.ping(1);
         pair.finish().await;
     });
 }
@@ -145,7 +128,7 @@ fn asking_for_the_port_it_has_keeps_the_sockets() {
 fn the_mark_is_set_on_the_live_sockets_or_nothing_changes() {
     run(async {
         let pair = Pair::start(config(Arrangement::Inline), Offloads::ALL).await;
-        ping(&pair, 1);
+        pair.ping(1);
         let probe = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None).unwrap();
         let may_mark = probe.set_mark(1).is_ok();
 
@@ -163,7 +146,7 @@ fn the_mark_is_set_on_the_live_sockets_or_nothing_changes() {
             assert!(matches!(result, Err(UpdateError::Io(_))));
             assert_eq!(after.fwmark, 0);
         }
-        ping(&pair, 2);
+        pair.ping(2);
         pair.finish().await;
     });
 }
@@ -189,7 +172,7 @@ fn an_idle_data_plane_sleeps() {
     for arrangement in BOTH {
         run(async {
             let pair = Pair::start(config(arrangement), Offloads::ALL).await;
-            ping(&pair, 1);
+            pair.ping(1);
             // What is still on its way after the ping may wake it; then nothing does but our questions.
             let mut before = pair.a.status().await.io.traffic;
             let mut quiet = false;

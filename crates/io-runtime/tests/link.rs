@@ -7,29 +7,12 @@ use std::{
     time::Duration,
 };
 
-use common::{Pair, Side, packet, run};
+use common::{BOTH, Pair, Side, config, listen, packet, run};
 use io_runtime::{Arrangement, DeviceUpdate, Error, RuntimeConfig, UpdateError};
 use tun_device::{MemoryTun, Offloads};
 
-const BOTH: [Arrangement; 2] = [Arrangement::Inline, Arrangement::TunThreads];
-
-fn config(arrangement: Arrangement) -> RuntimeConfig {
-    RuntimeConfig { arrangement, ..RuntimeConfig::default() }
-}
-
-fn listen(port: u16) -> DeviceUpdate {
-    DeviceUpdate { listen_port: Some(port), ..DeviceUpdate::default() }
-}
-
 fn take(port: u16) -> UdpSocket {
     UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).expect("the port is free")
-}
-
-/// A packet from a to b, seen to arrive.
-fn ping(pair: &Pair, number: u32) {
-    let ping = packet(pair.a.inner, pair.b.inner, number, 100);
-    pair.a.wire.send(&ping);
-    assert_eq!(pair.b.wire.recv(), [ping]);
 }
 
 async fn port(side: &Side) -> u16 {
@@ -41,7 +24,7 @@ fn down_the_port_is_free_and_up_what_waited_goes_by_the_same_port() {
     for arrangement in BOTH {
         run(async {
             let pair = Pair::start(config(arrangement), Offloads::ALL).await;
-            ping(&pair, 1);
+            pair.ping(1);
             let before = pair.a.status().await;
             pair.a.handle.set_link_up(false).await.unwrap();
             let down = pair.a.status().await;
@@ -71,7 +54,7 @@ fn down_the_port_is_free_and_up_what_waited_goes_by_the_same_port() {
 fn a_peer_that_is_down_does_not_answer() {
     run(async {
         let pair = Pair::start(config(Arrangement::Inline), Offloads::ALL).await;
-        ping(&pair, 1);
+        pair.ping(1);
         pair.b.handle.set_link_up(false).await.unwrap();
         // Stands where b was, as a standby machine with the same address would.
         let standby = take(port(&pair.b).await);
@@ -85,7 +68,7 @@ fn a_peer_that_is_down_does_not_answer() {
         // Its next initiation need not wait for the retry.
         pair.a.handle.set_link_up(false).await.unwrap();
         pair.a.handle.set_link_up(true).await.unwrap();
-        ping(&pair, 3);
+        pair.ping(3);
         pair.finish().await;
     });
 }
@@ -124,7 +107,7 @@ fn a_link_that_is_down_at_the_start_takes_no_port_and_answers_for_busy_ones() {
                 side.handle.set_link_up(true).await.unwrap();
             }
             assert_eq!(port(&pair.a).await, chosen);
-            ping(&pair, 1);
+            pair.ping(1);
             pair.finish().await;
         });
     }
@@ -139,7 +122,7 @@ fn a_port_that_nobody_asked_for_is_another_when_it_is_taken() {
         let _other = take(taken);
         pair.a.handle.set_link_up(true).await.unwrap();
         assert_ne!(port(&pair.a).await, taken);
-        ping(&pair, 1);
+        pair.ping(1);
         pair.finish().await;
     });
 }
@@ -184,7 +167,7 @@ fn a_data_plane_that_is_down_sleeps_whatever_waits() {
     for arrangement in BOTH {
         run(async {
             let pair = Pair::start(config(arrangement), Offloads::ALL).await;
-            ping(&pair, 1);
+            pair.ping(1);
             pair.a.handle.set_link_up(false).await.unwrap();
             pair.a.wire.send(&packet(pair.a.inner, pair.b.inner, 2, 100));
             let mut before = pair.a.status().await.io.traffic;

@@ -10,7 +10,7 @@ use std::{
 };
 
 use encrypt::PrivateKey;
-use io_runtime::{DeviceStatus, DeviceUpdate, Handle, RuntimeConfig};
+use io_runtime::{Arrangement, DeviceStatus, DeviceUpdate, Handle, RuntimeConfig};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tun_device::{
     GsoType, MAX_FRAME_LEN, MemoryHost, MemoryTun, Offloads, Segments, TunDevice, VNET_HEADER_LEN, VnetHeader,
@@ -19,6 +19,16 @@ use tunnel_core::{AllowedIpUpdate, PeerUpdate, TunnelUpdate};
 
 /// Nothing here takes that long; a test that does has hung.
 pub const LIMIT: Duration = Duration::from_secs(30);
+
+pub const BOTH: [Arrangement; 2] = [Arrangement::Inline, Arrangement::TunThreads];
+
+pub fn config(arrangement: Arrangement) -> RuntimeConfig {
+    RuntimeConfig { arrangement, ..RuntimeConfig::default() }
+}
+
+pub fn listen(port: u16) -> DeviceUpdate {
+    DeviceUpdate { listen_port: Some(port), ..DeviceUpdate::default() }
+}
 
 /// Runs a test's future, and fails it if it hangs.
 pub fn run<T>(future: impl Future<Output = T>) -> T {
@@ -128,6 +138,14 @@ impl Pair {
         a.know(&b, Some((outer, port).into())).await;
         b.know(&a, None).await; // learns it from the handshake
         Self { a, b }
+    }
+
+    /// A packet from a to b, seen to arrive.
+    #[track_caller]
+    pub fn ping(&self, number: u32) {
+        let ping = packet(self.a.inner, self.b.inner, number, 100);
+        self.a.wire.send(&ping);
+        assert_eq!(self.b.wire.recv(), [ping]);
     }
 
     /// Shuts both down and waits until they are.
