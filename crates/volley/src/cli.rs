@@ -134,8 +134,8 @@ impl Cli {
             Some(Command::Genkey) => tools::genkey(),
             Some(Command::Pubkey) => tools::pubkey(),
             Some(Command::Genpsk) => tools::genpsk(),
-            Some(Command::Completions { shell }) => tools::completions(*shell),
-            Some(Command::Man) => tools::man(),
+            Some(Command::Completions { shell }) => tools::completions(*shell, Self::command()),
+            Some(Command::Man) => tools::man(&Self::command()),
         }
     }
 }

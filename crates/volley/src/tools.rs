@@ -2,14 +2,13 @@
 
 use std::io::{self, Read};
 
-use clap::CommandFactory;
+use clap::Command;
 use clap_complete::Shell;
 use encrypt::{PresharedKey, PrivateKey};
 use zeroize::Zeroizing;
 
 use crate::{
     Trouble, WithFix,
-    cli::Cli,
     output::{print, write},
 };
 
@@ -37,29 +36,29 @@ pub(crate) fn pubkey() -> Result<(), Trouble> {
 }
 
 /// `volley completions SHELL`.
-pub(crate) fn completions(shell: Shell) -> Result<(), Trouble> {
+pub(crate) fn completions(shell: Shell, mut volley: Command) -> Result<(), Trouble> {
     let mut text = Vec::new();
-    clap_complete::generate(shell, &mut Cli::command(), "volley", &mut text);
+    clap_complete::generate(shell, &mut volley, "volley", &mut text);
     write(&text)
 }
 
 /// `volley man`: the manual page, for `man -l -`.
-pub(crate) fn man() -> Result<(), Trouble> {
+pub(crate) fn man(volley: &Command) -> Result<(), Trouble> {
     let mut text = Vec::new();
-    clap_mangen::Man::new(Cli::command()).render(&mut text).or_trouble("cannot write the manual page")?;
-    for command in Cli::command().get_subcommands().filter(|command| command.get_name() != "help") {
+    clap_mangen::Man::new(volley.clone()).render(&mut text).or_trouble("cannot write the manual page")?;
+    for command in volley.get_subcommands().filter(|command| command.get_name() != "help") {
         let page = clap_mangen::Man::new(command.clone());
         let name = format!(".SH COMMAND volley {}\n", command.get_name());
         text.extend_from_slice(name.as_bytes());
         page.render_description_section(&mut text).or_trouble("cannot write the manual page")?;
         page.render_options_section(&mut text).or_trouble("cannot write the manual page")?;
     }
-    text.extend_from_slice(environment().as_bytes());
+    text.extend_from_slice(environment(volley).as_bytes());
     write(&text)
 }
 
 /// The manual's section about variables: those of options, and those without one.
-fn environment() -> String {
+fn environment(volley: &Command) -> String {
     const OTHERS: [(&str, &str); 5] = [
         ("WG_LOG_LEVEL, LOG_LEVEL", "As --log-level."),
         ("WG_TUN_FD", "The number of an open TUN device to use, instead of making one."),
@@ -70,8 +69,7 @@ fn environment() -> String {
         ),
         ("NOTIFY_SOCKET", "Where systemd is told that the daemon is ready, and that it ends."),
     ];
-    let command = Cli::command();
-    let of_options = command.get_arguments().filter_map(|argument| {
+    let of_options = volley.get_arguments().filter_map(|argument| {
         let variable = argument.get_env()?.to_str()?.to_owned();
         Some((variable, format!("As --{}.", argument.get_long()?)))
     });

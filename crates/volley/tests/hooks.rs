@@ -149,24 +149,43 @@ fn command_lines() -> Vec<String> {
     processes.filter_map(|process| fs::read_to_string(process.path().join("cmdline")).ok()).collect()
 }
 
-/// A terminal of its own for a command, at which a line is typed in advance, and Ctrl-C when the file `begun` is there.
+/// A terminal of its own for a command, at which a line is typed in advance; when the file `begun` is there, Ctrl-C is, or
+/// the command alone is asked to end. The session outlives it until nothing sleeps: its end would end everything.
 const TERMINAL: &str = r"
-import os, pty, sys, time
-process, terminal = pty.fork()
-if process == 0:
-    os.execvp(sys.argv[1], sys.argv[1:])
+import glob, os, pty, signal, sys, time
+how, sleep, *command = sys.argv[1:]
+
+def eventually(condition):
+    for _ in range(1000):
+        if condition():
+            return True
+        time.sleep(0.01)
+
+def sleeps():
+    for path in glob.glob('/proc/[0-9]*/cmdline'):
+        try:
+            if open(path).read().startswith(sleep.replace(' ', chr(0))):
+                return True
+        except OSError:
+            pass
+
+session, terminal = pty.fork()
+if session == 0:
+    signal.signal(signal.SIGINT, lambda *_: None)
+    process = os.spawnvp(os.P_NOWAIT, command[0], command)
+    if how == 'terminate' and eventually(lambda: os.path.exists('begun')):
+        os.kill(process, signal.SIGTERM)
+    status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+    os._exit(status if eventually(lambda: not sleeps()) else 99)
 os.write(terminal, b'a passphrase\n')
-for _ in range(1000):
-    if os.path.exists('begun'):
-        os.write(terminal, b'\x03')
-        break
-    time.sleep(0.01)
+if how == 'ctrl-c' and eventually(lambda: os.path.exists('begun')):
+    os.write(terminal, b'\x03')
 try:
     while os.read(terminal, 4096):
         pass
 except OSError:
     pass
-sys.exit(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]))
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(session, 0)[1]))
 ";
 
 #[test]
@@ -179,16 +198,16 @@ fn a_hook_may_ask_at_the_terminal_and_is_interrupted_there() {
     lab(&["ip", "bash", "python3"], |lab| {
         let sleep = format!("sleep 70.{}", std::process::id());
         let hooks = format!(
-            "PreUp = read -r answer < /dev/tty; echo $answer > told\nPostUp = {sleep} & touch begun; wait"
+            "PreUp = read -r answer < /dev/tty; echo $answer > told\nPostUp = touch begun; {sleep}; true"
         );
         config(lab, &hooks);
         lab.file("terminal.py", TERMINAL);
-        let interrupted = lab.sh("python3 terminal.py volley up ./wg0.conf");
-        assert_eq!(interrupted.status.code(), Some(1), "{interrupted:?}");
-        assert_eq!(lab.run("cat told"), "a passphrase\n");
-        let command_line = sleep.replace(' ', "\0");
-        eventually("nothing runs on", || !command_lines().iter().any(|line| line.starts_with(&command_line)));
-        assert!(is_gone(lab));
+        for end in ["ctrl-c", "terminate"] {
+            let ended = lab.sh(&format!("python3 terminal.py {end} '{sleep}' volley up ./wg0.conf"));
+            assert_eq!(ended.status.code(), Some(1), "{end}: {ended:?}");
+            assert_eq!(lab.run("cat told; rm told begun"), "a passphrase\n", "{end}");
+            assert!(is_gone(lab), "{end}");
+        }
     });
 }
 

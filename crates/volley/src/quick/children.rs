@@ -3,7 +3,7 @@
 
 use std::{
     convert::Infallible,
-    fs::File,
+    fs::{self, File},
     future::pending,
     io,
     os::{fd::OwnedFd, unix::process::CommandExt},
@@ -12,7 +12,10 @@ use std::{
 
 use super::locks::Lock;
 use nix::{
-    sys::signal::{Signal::SIGKILL, kill, killpg},
+    sys::signal::{
+        Signal::{SIGKILL, SIGSTOP},
+        kill, killpg,
+    },
     unistd::Pid,
 };
 use tokio::{
@@ -53,6 +56,8 @@ struct Running {
     process: Child,
     /// True when its process group is its own, and not ours.
     leads: bool,
+    /// True when it was waited for; until then, its number is nobody else's.
+    has_ended: bool,
 }
 
 impl Running {
@@ -60,13 +65,14 @@ impl Running {
         if leads {
             command.process_group(0);
         }
-        Ok(Self { process: command.spawn()?, leads })
+        Ok(Self { process: command.spawn()?, leads, has_ended: false })
     }
 
     async fn ended(&mut self) -> io::Result<ExitStatus> {
         let mut changed = signal(SignalKind::child())?;
         loop {
             if let Some(status) = self.process.try_wait()? {
+                self.has_ended = true;
                 return Ok(status);
             }
             changed.recv().await;
@@ -76,11 +82,29 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        if !matches!(self.process.try_wait(), Ok(None)) {
+        // What it has left behind then is meant to stay.
+        if self.has_ended {
             return;
         }
         let id = Pid::from_raw(self.process.id().cast_signed());
-        let _ = if self.leads { killpg(id, SIGKILL) } else { kill(id, SIGKILL) };
+        if self.leads {
+            let _ = killpg(id, SIGKILL);
+        } else {
+            kill_with_children(id);
+        }
         let _ = self.process.wait();
     }
+}
+
+/// Kills a process of our own group, and what it has started: stopped first, they start nothing meanwhile.
+fn kill_with_children(process: Pid) {
+    let _ = kill(process, SIGSTOP);
+    children(process).into_iter().for_each(kill_with_children);
+    let _ = kill(process, SIGKILL);
+}
+
+/// None where the kernel does not tell (`CONFIG_PROC_CHILDREN`).
+fn children(process: Pid) -> Vec<Pid> {
+    let text = fs::read_to_string(format!("/proc/{process}/task/{process}/children")).unwrap_or_default();
+    text.split_whitespace().filter_map(|child| child.parse().ok().map(Pid::from_raw)).collect()
 }

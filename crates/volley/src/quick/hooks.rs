@@ -48,7 +48,8 @@ async fn bash(hook: &str, file: &ConfigFile, config: &Config) -> io::Result<Exit
     let known = readable(&known)?;
     let number = known.as_raw_fd();
     let script = format!(
-        "set -e -o pipefail; shopt -s extglob; eval \"$(cat <&{number})\"; exec {number}<&-; (eval \"$hook\")"
+        "set -e -o pipefail; shopt -s extglob; IFS= read -r -d '' -u {number} hook || true; exec {number}<&-; \
+         eval \"$hook\"; (eval \"$hook\")"
     );
     children::run(command("bash").args(["-c", &script, "volley"])).await
 }
