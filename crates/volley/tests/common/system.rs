@@ -18,8 +18,9 @@ esac
 pub(crate) fn network(lab: &Lab) {
     lab.run(
         "ip link add lan0 type veth peer name lan1; ip addr add 192.0.2.1/24 dev lan0; \
-         for link in lan0 lan1; do ip link set $link addrgenmode none; ip link set $link up; done; ip route add default via 192.0.2.254",
+         for link in lan0 lan1; do echo 1 > /proc/sys/net/ipv6/conf/$link/disable_ipv6; ip link set $link up; done; ip route add default via 192.0.2.254",
     );
+    super::eventually("the LAN is up", || !lab.run("ip route show table all").contains("linkdown"));
     lab.file("resolvconf", RESOLVCONF);
     lab.run("mkdir dns tools; chmod 755 resolvconf; mv resolvconf tools");
 }
