@@ -2,7 +2,7 @@
 
 mod common;
 
-use std::fs;
+use std::{fs, os::unix::net::UnixListener, thread};
 
 use common::{
     Lab, eventually, keys, lab, socket,
@@ -200,6 +200,22 @@ fn the_interface_goes_though_the_firewall_would_not() {
         assert_ne!(snapshot(lab), before, "the firewall is there");
         said(lab, "down ./wg0.conf");
         assert_eq!(snapshot(lab), before);
+    });
+}
+
+/// The interface of a daemon that makes no sense goes all the same.
+#[test]
+fn the_interface_goes_though_its_daemon_does_not_answer() {
+    lab(TOOLS, |lab| {
+        network(lab);
+        tunnel(lab, "wg0", "Address = 10.1.0.1/24", "0.0.0.0/0");
+        lab.run("ip tuntap add wg0 mode tun");
+        let listener = UnixListener::bind(socket("wg0")).expect("a socket");
+        thread::spawn(move || listener.incoming().for_each(drop));
+        let failed = lab.sh(&format!("{VOLLEY} down ./wg0.conf"));
+        let text = String::from_utf8_lossy(&failed.stderr);
+        assert!(!failed.status.success() && text.contains("cannot read the mark"), "{text}");
+        assert!(!lab.sh("ip link show wg0").status.success());
     });
 }
 

@@ -79,7 +79,8 @@ impl Stop<'_> {
             }
             troubles.push(trouble);
         }
-        let made = self.made(record).await?;
+        let (made, trouble) = self.made(record).await;
+        troubles.extend(trouble);
         // From here on a signal stops nothing.
         let failed = steps::undo(&Site { net, name, lock: &lock }, made.iter()).await;
         troubles.extend(report(name, failed).err());
@@ -110,13 +111,13 @@ impl Stop<'_> {
         }
     }
 
-    /// What is to be undone.
-    async fn made(&self, record: Option<Record>) -> Result<Vec<Made>, Trouble> {
+    /// What is to be undone; and why it may not be all.
+    async fn made(&self, record: Option<Record>) -> (Vec<Made>, Option<Trouble>) {
         let name = self.name;
         let record = record.unwrap_or_default();
         let mut made: Vec<_> = record.to_undo().cloned().collect();
         if !is_alive(&socket_path(name)) || record.link().is_some_and(|link| steps::is_running(name, link)) {
-            return Ok(made);
+            return (made, None);
         }
         // A daemon of which the record says nothing.
         let entry = match self.file {
@@ -124,18 +125,21 @@ impl Stop<'_> {
             None => dns::entry_of_anybody(name),
         };
         made.extend(entry.map(Made::Dns));
-        match steps::link(self.net, name).await? {
-            Some(link) => {
-                let around = steps::look_around(self.net, name, link.index).await?;
-                made.extend(plan::found(link, &around));
+        made.push(Made::Daemon);
+        let trouble = match steps::link(self.net, name).await {
+            Ok(Some(link)) => {
+                made.push(Made::Link(link));
+                let around = steps::look_around(self.net, name, link.index).await;
+                around.map(|around| made.extend(plan::found(&around))).err()
             }
-            None => {
+            Ok(None) => {
                 output::notice(format_args!(
                     "volley: the interface of the daemon of `{name}` is not in this network namespace"
                 ));
-                made.push(Made::Daemon);
+                None
             }
-        }
-        Ok(made)
+            Err(trouble) => Some(trouble),
+        };
+        (made, trouble)
     }
 }

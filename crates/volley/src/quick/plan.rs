@@ -7,7 +7,7 @@ use ipnet::IpNet;
 
 use super::{
     firewall::Firewall,
-    journal::{Link, Made, ValidMark},
+    journal::{Made, ValidMark},
     net::{Family, Route},
     rules::{AnyRule, PROTOCOL, Rule, RuleKind, next_priority},
 };
@@ -142,9 +142,11 @@ impl Surroundings {
         })
     }
 
-    /// The first table with nothing in it, and of which no record speaks: its rules may be there still, or soon.
+    /// The first table with nothing in it, to which no rule of others leads, and of which no record speaks: its rules may
+    /// be there still, or soon.
     fn free_table(&self) -> u32 {
         let mut taken: BTreeSet<_> = self.routes.iter().map(|route| route.table).collect();
+        taken.extend(self.rules.iter().filter(|(_, any)| !any.is_ours()).map(|(_, any)| any.table));
         taken.extend(self.promised_rules().filter_map(|rule| match rule.kind {
             RuleKind::Unmarked(table) => Some(table),
             RuleKind::MainButDefault => None,
@@ -186,9 +188,9 @@ fn pairs(around: &Surroundings, is_wanted: impl Fn(Family, &Rule) -> bool) -> im
     })
 }
 
-/// What was made for an interface of which there is no record, such as by `wg-quick`: the rules by its mark, if they
-/// lead to it.
-pub(super) fn found(link: Link, around: &Surroundings) -> Vec<Made> {
+/// What was made beside an interface of which there is no record, such as by `wg-quick`: the rules by its mark, if they
+/// lead to it, and the firewalls of its name.
+pub(super) fn found(around: &Surroundings) -> Vec<Made> {
     let leads_here = |family, table| {
         let ours = |route: &&Route| route.table == table && route.interface == Some(around.index);
         around.routes.iter().filter(ours).any(|route| Family::of(&route.destination) == family)
@@ -198,7 +200,7 @@ pub(super) fn found(link: Link, around: &Surroundings) -> Vec<Made> {
     };
     let rules = pairs(around, is_its).map(Made::Rule);
     let firewalls = Firewall::any().map(Made::Firewall);
-    [Made::Daemon, Made::Link(link)].into_iter().chain(rules).chain(firewalls).collect()
+    rules.chain(firewalls).collect()
 }
 
 /// The tables, with something of others in them, to which rules that are not ours send packets without a mark: who made them may
@@ -207,8 +209,8 @@ pub(super) fn tables_of_others<'a>(
     rules: impl IntoIterator<Item = &'a AnyRule>,
     routes: &[Route],
 ) -> BTreeSet<u32> {
-    let theirs = rules.into_iter().filter(|any| any.rule.is_none_or(|rule| !rule.is_ours()));
-    let tables: BTreeSet<_> = theirs.filter_map(|any| any.unmarked).collect();
+    let theirs = rules.into_iter().filter(|any| any.is_unmarked && !any.is_ours());
+    let tables: BTreeSet<_> = theirs.map(|any| any.table).collect();
     tables
         .into_iter()
         .filter(|table| routes.iter().any(|route| route.table == *table && !route.is_ours))
@@ -239,16 +241,13 @@ mod tests {
     }
 
     fn any(rule: Rule) -> (Family, AnyRule) {
-        let RuleKind::Unmarked(table) = rule.kind else {
-            return (rule.family, AnyRule { priority: rule.priority, unmarked: None, rule: Some(rule) });
-        };
-        (rule.family, AnyRule { priority: rule.priority, unmarked: Some(table), rule: Some(rule) })
+        (rule.family, AnyRule::of(rule.family, &rule.message()))
     }
 
     /// A kernel's own rules, and an interface of index 7.
     fn bare() -> Surroundings {
         let rules = [0, 32_766, 32_767]
-            .map(|priority| (Family::V4, AnyRule { priority, unmarked: None, rule: None }))
+            .map(|priority| (Family::V4, AnyRule { priority, table: 0, is_unmarked: false, rule: None }))
             .into();
         Surroundings { index: 7, rules, valid_mark: "0".to_owned(), ..Surroundings::default() }
     }
@@ -290,11 +289,17 @@ mod tests {
         let mut around = bare();
         let lost = [rule(32_764, RuleKind::MainButDefault), rule(32_765, RuleKind::Unmarked(51_820))];
         around.rules.extend(lost.map(any));
-        // A user's own, to the same table.
-        around.rules.push(any(Rule { protocol: 3, ..rule(100, RuleKind::Unmarked(51_820)) }));
         let steps = routing(&networks(&[EVERYWHERE]), Target::Auto, &around).expect("a plan");
         assert_eq!(steps[1..3], lost.map(Step::Forget));
         assert_eq!(steps.iter().filter(|step| matches!(step, Step::Forget(_))).count(), 2);
+    }
+
+    #[test]
+    fn a_table_to_which_others_lead_is_not_ours_to_fill() {
+        let mut around = bare();
+        around.rules.push(any(Rule { protocol: 3, ..rule(100, RuleKind::Unmarked(51_820)) }));
+        let steps = routing(&networks(&[EVERYWHERE]), Target::Auto, &around).expect("a plan");
+        assert_eq!(steps[0], Step::Mark(51_821));
     }
 
     #[test]
@@ -319,9 +324,8 @@ mod tests {
             any(wg_quicks(32_764, RuleKind::MainButDefault)),
             any(wg_quicks(32_765, one)),
         ]);
-        let link = Link { index: 7, socket: (1, 2) };
         let rules = |around: &Surroundings| {
-            let found = found(link, around).into_iter();
+            let found = found(around).into_iter();
             found.filter(|made| matches!(made, Made::Rule(_))).collect::<Vec<_>>()
         };
         assert_eq!(rules(&around), [], "the mark alone makes nobody an owner");

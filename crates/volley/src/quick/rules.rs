@@ -39,8 +39,10 @@ pub(super) enum RuleKind {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct AnyRule {
     pub(super) priority: u32,
-    /// The table of a rule about packets that do not carry some mark.
-    pub(super) unmarked: Option<u32>,
+    /// Where it leads.
+    pub(super) table: u32,
+    /// It is about packets that do not carry some mark.
+    pub(super) is_unmarked: bool,
     /// If it is one that we, or `wg-quick`, may have made.
     pub(super) rule: Option<Rule>,
 }
@@ -76,6 +78,10 @@ impl Rule {
 }
 
 impl AnyRule {
+    pub(super) fn is_ours(&self) -> bool {
+        self.rule.is_some_and(|rule| rule.is_ours())
+    }
+
     pub(super) fn of(family: Family, message: &RuleMessage) -> Self {
         let (mut priority, mut protocol, mut mark, mut suppressed) = (0, 0, None, None);
         let mut table = u32::from(message.header.table);
@@ -109,7 +115,7 @@ impl AnyRule {
             _ => None,
         };
         let rule = kind.filter(|_| !narrow).map(|kind| Rule { family, priority, protocol, kind });
-        Self { priority, unmarked: mark.filter(|_| inverted).map(|_| table), rule }
+        Self { priority, table, is_unmarked: inverted && mark.is_some(), rule }
     }
 }
 
@@ -179,7 +185,7 @@ mod tests {
             AnyRule::of(Family::V4, &message)
         };
         let mullvad = but(|message| message.attributes.push(RuleAttribute::Table(8)));
-        assert!(mullvad.rule.is_none() && mullvad.unmarked == Some(8));
+        assert!(mullvad.rule.is_none() && mullvad.is_unmarked && mullvad.table == 8);
         assert!(but(|message| message.header.flags = RuleFlags::empty()).rule.is_none());
         assert!(but(|message| message.attributes.push(RuleAttribute::FwMask(255))).rule.is_none());
         assert!(but(|message| message.attributes.push(RuleAttribute::Iifname("lan".into()))).rule.is_none());
