@@ -35,7 +35,7 @@ fn who_has_no_privilege_is_told_what_is_missing_with_either_device() {
             assert_eq!(refused.status.code(), Some(1), "{said}");
             let cause = match mode {
                 0o600 => "/dev/net/tun is closed to this process: its mode is 0600, its owner user 0",
-                _ => "no permission to create the TUN interface `wg0`\n  to mend it: run as root, or grant CAP_NET",
+                _ => "no permission to create the TUN interface `wg0`\n  to mend it: run as root, or with CAP_NET",
             };
             assert!(said.contains(cause), "{said}");
             assert_eq!(said.lines().count(), 2, "{said}");
