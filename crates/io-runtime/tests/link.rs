@@ -147,6 +147,35 @@ fn a_port_that_was_asked_for_is_tried_until_it_is_free() {
 }
 
 #[test]
+fn what_was_received_before_it_was_set_down_is_delivered_or_counted() {
+    for arrangement in BOTH {
+        run(async {
+            let one_by_one = RuntimeConfig { tun_coalesce: false, ..config(arrangement) };
+            let pair = Pair::start(one_by_one, Offloads::ALL).await;
+            pair.ping(0);
+            // Nobody reads b's device, so that what arrives has to wait.
+            for number in 1..2_000 {
+                pair.a.wire.send(&packet(pair.a.inner, pair.b.inner, number, 100));
+            }
+            while pair.a.status().await.core.traffic.tx_packets < 2_000 {}
+            pair.b.handle.set_link_up(false).await.unwrap();
+            let opened = pair.b.status().await.core.traffic.rx_packets;
+            pair.b.wire.recv_packets(opened as usize - 1);
+            loop {
+                let status = pair.b.status().await;
+                let (core, drops) = (status.core.traffic, status.core.drops);
+                assert_eq!(core.rx_packets, opened, "nothing is opened while it is down");
+                let handshake = core.initiations_received + core.keepalives_received;
+                if status.io.traffic.udp_datagrams_received == opened + handshake + drops.rx_link_down {
+                    break;
+                }
+            }
+            pair.finish().await;
+        });
+    }
+}
+
+#[test]
 fn a_device_that_is_deleted_while_it_is_down_ends_the_data_plane() {
     for arrangement in BOTH {
         run(async {

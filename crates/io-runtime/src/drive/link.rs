@@ -108,8 +108,7 @@ impl<I: Identity, P: TunPort> DataPlane<I, P> {
         self.tunnel.link_down(now);
         self.sender = None;
         self.link.reopen_at = None;
-        self.receiver.discard();
-        self.ready.no_sockets();
+        self.ready.no_sockets(); // what was received from them is dropped and counted in its turn
         tracing::debug!(port = self.port, "the interface is down: the port is closed");
     }
 }

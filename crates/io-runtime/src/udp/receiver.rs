@@ -66,11 +66,6 @@ impl Receiver {
         self.mtu = mtu;
     }
 
-    /// Forgets what was received and not taken out.
-    pub(crate) fn discard(&mut self) {
-        (self.filled, self.buffer, self.offset) = (0, 0, 0);
-    }
-
     fn fit_buffers(&mut self) {
         let plain = self.mtu.saturating_add(HEADROOM).clamp(PLAIN_BUFFER, GRO_BUFFER);
         let wanted = if self.gro { GRO_BUFFER } else { plain };
