@@ -48,7 +48,7 @@ impl Default for TunnelConfig {
 pub struct TunnelUpdate {
     /// `Some(None)` clears the private key.
     pub private_key: Option<Option<PrivateKey>>,
-    /// Remove every peer that is not in `peers`, before `peers` is applied.
+    /// Remove every peer before `peers` is applied, those named there included: they are made anew.
     pub replace_peers: bool,
     /// Changes to peers, applied in order.
     pub peers: Vec<PeerUpdate>,

@@ -1,7 +1,8 @@
 //! Applying an update: all of it or nothing.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
+    net::{IpAddr, SocketAddr},
     time::Instant,
 };
 
@@ -24,8 +25,11 @@ impl<I: Identity> Tunnel<I> {
     /// once, or starts the handshake for it. Nothing else here starts a handshake.
     ///
     /// As in the kernel, a peer with our own public key is ignored silently, and removed if our key becomes
-    /// its key. Unlike the kernel's, `replace_peers` keeps the session, endpoint and counters of a peer that
-    /// is configured again; everything else about it starts afresh.
+    /// its key; `replace_peers` makes each peer anew, without the session, endpoint and counters of one of that key
+    /// before it; and a private key is kept as X25519 uses it, clamped.
+    ///
+    /// An IPv4 address that is written as an IPv6 one (`::ffff:192.0.2.1`) is the IPv4 address: our IPv6 sockets carry
+    /// no IPv4.
     ///
     /// A changed private key ends every session; packets that wait stay. A changed pre-shared key ends none: the
     /// peer's next handshake uses it. Setting what is already set changes nothing.
@@ -46,23 +50,12 @@ impl<I: Identity> Tunnel<I> {
         self.check_peer_count(&update, own_key)?;
 
         if update.replace_peers {
-            self.remove_peers_not_in(&update.peers);
+            self.remove_all_peers();
         }
         if let Some(identity) = new_identity {
             self.change_identity(identity, now);
         }
-        let mut afresh = HashSet::new();
-        for mut peer in update.peers {
-            if Some(peer.public_key) == own_key {
-                continue;
-            }
-            if update.replace_peers && !peer.remove && !afresh.contains(&peer.public_key) {
-                if peer.update_only {
-                    continue; // there is no such peer any more
-                }
-                afresh.insert(peer.public_key);
-                start_afresh(&mut peer);
-            }
+        for peer in update.peers.into_iter().filter(|peer| Some(peer.public_key) != own_key) {
             self.update_peer(peer, now);
         }
         self.handle_timeout(now, sink);
@@ -71,12 +64,11 @@ impl<I: Identity> Tunnel<I> {
 
     /// The new identity with its key, if `update` changes it; `Some(None)` if it clears it.
     fn identity_after(&self, update: &TunnelUpdate, now: Instant) -> Option<Option<(I, PrivateKey)>> {
-        let key = update.private_key.as_ref()?;
-        let before = self.private_key.as_ref().map(PrivateKey::as_bytes);
-        if before == key.as_ref().map(PrivateKey::as_bytes) {
+        let key = update.private_key.clone()?.map(PrivateKey::clamped);
+        if key == self.private_key {
             return None;
         }
-        Some(key.as_ref().map(|key| (I::new(key, now), key.clone())))
+        Some(key.map(|key| (I::new(&key, now), key)))
     }
 
     /// Refuses an update during which there would be too many peers.
@@ -105,12 +97,9 @@ impl<I: Identity> Tunnel<I> {
         Ok(())
     }
 
-    fn remove_peers_not_in(&mut self, updates: &[PeerUpdate]) {
-        let stays = |peer: &&PeerUpdate| !(peer.remove || peer.update_only);
-        let kept: HashSet<PublicKey> = updates.iter().filter(stays).map(|peer| peer.public_key).collect();
-        let gone: Vec<PublicKey> =
-            self.peers.values().map(|peer| peer.public_key).filter(|key| !kept.contains(key)).collect();
-        for key in gone {
+    fn remove_all_peers(&mut self) {
+        let all: Vec<PublicKey> = self.peers.values().map(|peer| peer.public_key).collect();
+        for key in all {
             self.remove_peer(&key);
         }
     }
@@ -169,7 +158,7 @@ impl<I: Identity> Tunnel<I> {
         if let Some(remote) = update.endpoint {
             let was_known = peer.endpoint.is_some();
             // Its source is forgotten, even if it is where it was: whoever sets it wants a fresh start.
-            peer.endpoint = Some(Destination::new(remote));
+            peer.endpoint = Some(Destination::new(unmapped(remote)));
             if !was_known {
                 peer.keepalive.hurry(now);
             }
@@ -196,12 +185,12 @@ impl<I: Identity> Tunnel<I> {
     }
 }
 
-/// Makes `peer` say all there is to say, as about a peer just created. Its endpoint may stay what it was:
-/// a session that is kept needs it.
-fn start_afresh(peer: &mut PeerUpdate) {
-    peer.preshared_key.get_or_insert(None);
-    peer.persistent_keepalive.get_or_insert(0);
-    peer.replace_allowed_ips = true;
+/// An IPv4 address as such, however it is written; any other as it is.
+fn unmapped(address: SocketAddr) -> SocketAddr {
+    match address.ip().to_canonical() {
+        IpAddr::V4(ip) => (ip, address.port()).into(),
+        IpAddr::V6(_) => address,
+    }
 }
 
 fn same_key(a: Option<&PresharedKey>, b: Option<&PresharedKey>) -> bool {

@@ -5,11 +5,12 @@ use std::io::{self, Read};
 use clap::Command;
 use clap_complete::Shell;
 use encrypt::{PresharedKey, PrivateKey};
+use nix::sys::stat::{Mode, SFlag, fstat};
 use zeroize::Zeroizing;
 
 use crate::{
     Trouble, WithFix,
-    output::{print, write},
+    output::{self, print, write},
 };
 
 /// A key in base64 is 44 characters; more is no key.
@@ -17,12 +18,25 @@ const MAX_KEY_INPUT: u64 = 256;
 
 /// `volley genkey`: a new private key in base64.
 pub(crate) fn genkey() -> Result<(), Trouble> {
+    warn_if_open_to_all();
     print(&PrivateKey::generate().to_base64())
 }
 
 /// `volley genpsk`: a new pre-shared key in base64.
 pub(crate) fn genpsk() -> Result<(), Trouble> {
+    warn_if_open_to_all();
     print(&PresharedKey::generate().to_base64())
+}
+
+/// As `wg` does: a shell has made the file, with a umask that suits other files.
+fn warn_if_open_to_all() {
+    let Ok(file) = fstat(io::stdout()) else { return };
+    let kind = SFlag::from_bits_truncate(file.st_mode & SFlag::S_IFMT.bits());
+    if kind == SFlag::S_IFREG && file.st_mode & Mode::S_IRWXO.bits() != 0 {
+        output::notice(
+            "volley: warning: the secret goes to a file that others may use; umask 077, and try again",
+        );
+    }
 }
 
 /// `volley pubkey`: the public key of the private key on stdin.

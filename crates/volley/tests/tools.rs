@@ -22,6 +22,34 @@ fn keys_are_those_of_wg() {
 }
 
 #[test]
+fn a_secret_that_goes_to_a_file_of_everybody_is_warned_of_as_by_wg() {
+    lab(&["wg"], |lab| {
+        let said = |program: &str, umask: &str, rest: &str| {
+            let done = lab.sh(&format!("rm -f key; umask {umask}; {program} {rest}"));
+            assert!(done.status.success(), "{done:?}");
+            String::from_utf8(done.stderr).expect("text")
+        };
+        for command in ["genkey", "genpsk"] {
+            for (umask, to, warned) in [
+                ("022", "> key", true),
+                ("075", "> key", true),
+                ("077", "> key", false),
+                ("027", "> key", false),
+                ("000", "| cat > key", false),
+                ("000", "> /dev/null", false),
+            ] {
+                let rest = format!("{command} {to}");
+                let ours = said("volley", umask, &rest);
+                assert_eq!(!ours.is_empty(), warned, "umask {umask}; {rest}: {ours}");
+                assert_eq!(said("wg", umask, &rest).is_empty(), ours.is_empty(), "wg: umask {umask}; {rest}");
+                assert!(!warned || ours.contains("umask 077"), "{ours}");
+                assert!(ours.lines().count() <= 1, "{ours}");
+            }
+        }
+    });
+}
+
+#[test]
 fn show_tells_what_wg_show_tells_and_more() {
     lab(&["wg", "python3", "setpriv"], |lab| {
         let _daemon = lab.daemon("wg0", &["--no-udp-gso"]);

@@ -2,7 +2,9 @@
 
 mod common;
 
-use common::{eventually, keys, lab};
+use std::net::UdpSocket;
+
+use common::{PATIENCE, eventually, keys, lab};
 
 #[test]
 fn wg_set_and_show_know_every_setting() {
@@ -120,5 +122,64 @@ fn our_own_public_key_as_a_peer_is_ignored() {
         lab.file("private", &private);
         lab.run(&format!("wg set wg0 private-key private peer {public} allowed-ips 10.0.0.0/8"));
         assert_eq!(lab.run("wg show wg0 peers"), "");
+    });
+}
+
+#[test]
+fn setconf_makes_peers_anew_and_syncconf_leaves_them_alone() {
+    lab(&["wg"], |lab| {
+        let _daemon = lab.daemon("wg0", &[]);
+        let ((private, _), (_, peer)) = (keys(lab), keys(lab));
+        lab.file("private", &private);
+        let counted = format!("{peer}\t0\t148\n");
+        let set = format!(
+            "wg set wg0 private-key private peer {peer} endpoint 127.0.0.1:9 persistent-keepalive 25 allowed-ips 10.0.0.0/8"
+        );
+        // Turning the keepalive on has sent one handshake initiation.
+        lab.run(&set);
+        assert_eq!(lab.run("wg show wg0 transfer"), counted);
+        let conf = format!("[Interface]\nPrivateKey = {private}\n[Peer]\nPublicKey = {peer}\n");
+        lab.file(
+            "same",
+            &format!("{conf}Endpoint = 127.0.0.1:9\nPersistentKeepalive = 25\nAllowedIPs = 10.0.0.0/8\n"),
+        );
+        lab.run("wg syncconf wg0 same");
+        assert_eq!(lab.run("wg show wg0 transfer"), counted, "nothing has changed");
+        lab.file("conf", &conf);
+        lab.run("wg setconf wg0 conf");
+        assert_eq!(
+            lab.run("wg show wg0 endpoints; wg show wg0 transfer; wg show wg0 persistent-keepalive"),
+            format!("{peer}\t(none)\n{peer}\t0\t0\n{peer}\toff\n")
+        );
+    });
+}
+
+#[test]
+fn a_private_key_is_shown_as_the_kernel_shows_it() {
+    lab(&["wg"], |lab| {
+        let _daemon = lab.daemon("wg0", &[]);
+        // 32 bytes of 0xff; 0xf8 and 0x7f at the ends when clamped.
+        lab.file("private", &("/".repeat(42) + "8="));
+        lab.run("wg set wg0 private-key private");
+        let shown = lab.run("wg show wg0 private-key");
+        assert_eq!(shown.trim(), format!("+P{}38=", "/".repeat(39)));
+        assert_eq!(lab.run("wg show wg0 public-key"), lab.run("wg pubkey < private"));
+    });
+}
+
+#[test]
+fn an_ipv4_endpoint_in_ipv6_clothes_is_an_ipv4_endpoint_and_is_reached() {
+    lab(&["wg"], |lab| {
+        let _daemon = lab.daemon("wg0", &[]);
+        let ((private, _), (_, peer)) = (keys(lab), keys(lab));
+        lab.file("private", &private);
+        let far = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+        far.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        let port = far.local_addr().expect("its address").port();
+        lab.run(&format!(
+            "wg set wg0 private-key private peer {peer} endpoint '[::ffff:127.0.0.1]:{port}' persistent-keepalive 25"
+        ));
+        assert_eq!(lab.run("wg show wg0 endpoints"), format!("{peer}\t127.0.0.1:{port}\n"));
+        assert_eq!(far.recv(&mut [0; 256]).expect("a handshake"), 148);
     });
 }

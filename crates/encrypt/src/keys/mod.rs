@@ -145,10 +145,17 @@ impl PrivateKey {
     pub fn generate() -> Self {
         let mut key = Self([0; KEY_LEN]);
         fill_with_random(&mut key.0);
-        key.0[0] &= 0b1111_1000;
-        key.0[KEY_LEN - 1] &= 0b0111_1111;
-        key.0[KEY_LEN - 1] |= 0b0100_0000;
-        key
+        key.clamped()
+    }
+
+    /// The same key with the bits set and cleared that X25519 sets and clears in any case (RFC 7748 §5): two keys that
+    /// differ in these alone are one.
+    #[must_use]
+    pub fn clamped(mut self) -> Self {
+        self.0[0] &= 0b1111_1000;
+        self.0[KEY_LEN - 1] &= 0b0111_1111;
+        self.0[KEY_LEN - 1] |= 0b0100_0000;
+        self
     }
 
     /// The public key that belongs to it.
@@ -242,6 +249,15 @@ mod tests {
         assert_ne!(one, two);
         assert_eq!((one.as_bytes()[0] & 7, one.as_bytes()[31] >> 6), (0, 1));
         assert_ne!(PresharedKey::generate(), PresharedKey::generate());
+    }
+
+    #[test]
+    fn clamping_changes_no_public_key() {
+        let given = PrivateKey::from_bytes([0xff; 32]);
+        let clamped = given.clone().clamped();
+        assert_eq!(given.public_key(), clamped.public_key());
+        assert_eq!((clamped.as_bytes()[0], clamped.as_bytes()[31]), (0xf8, 0x7f));
+        assert_eq!(clamped.clone().clamped(), clamped);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Updates apply whole or not at all, and touch only what they change.
 
-use encrypt::{PresharedKey, PublicKey, REJECT_AFTER_TIME};
+use encrypt::{PresharedKey, PrivateKey, PublicKey, REJECT_AFTER_TIME};
 use tunnel_core::{PeerUpdate, TunnelConfig, TunnelUpdate, UpdateError};
 
 use crate::{
@@ -117,7 +117,7 @@ fn setting_what_is_set_already_keeps_the_session() {
 }
 
 #[test]
-fn replacing_peers_keeps_the_session_of_one_that_stays_and_resets_the_rest_of_it() {
+fn replacing_peers_makes_one_that_stays_anew() {
     let mut world: World<ProbeIdentity> = World::connected();
     world.update(A, new_peer(100));
     let mut b = world.about(B);
@@ -126,19 +126,70 @@ fn replacing_peers_keeps_the_session_of_one_that_stays_and_resets_the_rest_of_it
     world.settle();
     world.wire.clear();
 
-    let before = world.peer(A, B);
+    assert!(world.peer(A, B).tx_bytes > 0 && world.peer(A, B).last_handshake.is_some());
     let mut b = world.about(B);
     b.allowed_ips = vec![add("10.0.0.2/32")];
     let update = TunnelUpdate { replace_peers: true, peers: vec![b], ..TunnelUpdate::default() };
-    world.try_update(A, update).unwrap();
+    world.try_update(A, update.clone()).unwrap();
     assert_eq!(peers(&world, A), [world.nodes[B].public_key()]);
     let after = world.peer(A, B);
     assert_eq!(after.persistent_keepalive, 0);
     assert_eq!(after.allowed_ips, ["10.0.0.2/32".parse().unwrap()]);
-    assert_eq!((after.endpoint, after.tx_bytes), (before.endpoint, before.tx_bytes));
+    assert_eq!((after.endpoint, after.last_handshake, after.tx_bytes, after.rx_bytes), (None, None, 0, 0));
     world.send(A, &ping(A, B, 1));
     world.settle();
-    assert_eq!(kinds(&world.wire), [Kind::Data]);
+    assert_eq!(kinds(&world.wire), [], "nobody knows where the peer is");
+
+    let mut named_twice = update;
+    named_twice.peers[0].endpoint = Some(world.nodes[B].address);
+    let mut more = world.about(B);
+    more.persistent_keepalive = Some(7);
+    named_twice.peers.push(more);
+    world.try_update(A, named_twice).unwrap();
+    let peer = world.peer(A, B);
+    assert_eq!(peer.endpoint, Some(world.nodes[B].address), "the second adds to it");
+    assert_eq!(peer.persistent_keepalive, 7);
+    world.send(A, &ping(A, B, 2));
+    world.settle();
+    assert_eq!(world.nodes[B].delivered.last(), Some(&ping(A, B, 2)), "a new session");
+}
+
+#[test]
+fn an_ipv4_endpoint_in_ipv6_clothes_is_an_ipv4_endpoint() {
+    let mut world: World<ProbeIdentity> = World::pair();
+    let mut b = world.about(B);
+    for (written, meant) in [
+        ("[::ffff:192.0.2.7]:51820", "192.0.2.7:51820"),
+        ("[::ffff:c000:207]:1", "192.0.2.7:1"),
+        ("[2001:db8::1]:2", "[2001:db8::1]:2"),
+        ("[fe80::1%3]:3", "[fe80::1%3]:3"),
+        ("[::192.0.2.7]:4", "[::192.0.2.7]:4"),
+    ] {
+        b.endpoint = Some(written.parse().unwrap());
+        world.update(A, b.clone());
+        let endpoint = world.peer(A, B).endpoint;
+        assert_eq!(endpoint, Some(meant.parse().unwrap()), "{written}");
+    }
+}
+
+#[test]
+fn a_private_key_is_kept_as_x25519_uses_it() {
+    let mut world: World<ProbeIdentity> = World::connected();
+    let own = world.nodes[A].key.clone();
+    let mut bytes = *own.clone().clamped().as_bytes();
+    let clamped = PrivateKey::from_bytes(bytes);
+    bytes[0] |= 0b0000_0111;
+    bytes[31] ^= 0b1100_0000;
+    let set = |world: &mut World<ProbeIdentity>, key: &PrivateKey| {
+        let update = TunnelUpdate { private_key: Some(Some(key.clone())), ..TunnelUpdate::default() };
+        world.try_update(A, update).unwrap();
+    };
+    set(&mut world, &clamped);
+    let sessions = probe::sessions();
+    set(&mut world, &PrivateKey::from_bytes(bytes));
+    assert_eq!(world.nodes[A].tunnel.private_key(), Some(&clamped));
+    world.settle();
+    assert_eq!(probe::sessions(), sessions, "it is the same key");
 }
 
 #[test]

@@ -56,7 +56,7 @@ fn tries() -> Result<u32, Trouble> {
 
 async fn resolve(endpoint: &Endpoint, tries: u32) -> io::Result<SocketAddr> {
     if let Ok(address) = endpoint.host.parse::<IpAddr>() {
-        return Ok((address, endpoint.port).into());
+        return Ok((address.to_canonical(), endpoint.port).into());
     }
     let mut pause = FIRST_PAUSE;
     let mut left = tries;
