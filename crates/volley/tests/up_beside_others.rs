@@ -2,7 +2,11 @@
 
 mod common;
 
-use std::{collections::BTreeSet, env, process::Child};
+use std::{
+    collections::BTreeSet,
+    env,
+    process::{Child, Stdio},
+};
 
 use common::{
     Lab, lab,
@@ -127,6 +131,32 @@ fn of_two_ups_of_one_interface_at_once_one_says_that_it_exists() {
         );
         lab.run(&format!("{VOLLEY} down ./wg0.conf"));
         assert_eq!(snapshot(lab), before);
+    });
+}
+
+/// Number 2.
+#[test]
+fn ups_and_downs_of_one_interface_take_turns() {
+    lab(TOOLS, |lab| {
+        network(lab);
+        tunnel(lab, "wg0", "Address = 10.1.0.1/24\nPostDown = touch $DIR/gone", EVERYWHERE);
+        let before = snapshot(lab);
+        for _ in 0..3 {
+            let start = |command: &&str| {
+                let script = format!("{VOLLEY} {command} ./wg0.conf 2>&1");
+                lab.command("sh", &["-c", &script]).stdout(Stdio::piped()).spawn().expect("sh runs")
+            };
+            let started: Vec<_> = ["up", "down", "up", "down"].iter().map(start).collect();
+            for child in started {
+                let output = child.wait_with_output().expect("a child");
+                let said = String::from_utf8_lossy(&output.stdout);
+                let in_turn = said.contains("exists already") || said.contains("is not running");
+                assert!(output.status.success() != in_turn, "{said}");
+            }
+            let _ = lab.sh(&format!("{VOLLEY} down ./wg0.conf"));
+            assert_eq!(snapshot(lab), before);
+            lab.run("rm gone");
+        }
     });
 }
 
