@@ -1,5 +1,7 @@
 //! How the runtime is set up, and how it is spoken to while it runs.
 
+use std::fmt;
+
 use tunnel_core::TunnelUpdate;
 
 use crate::udp::{SEND_BUFFER, SocketOptions};
@@ -17,6 +19,25 @@ pub enum Arrangement {
     TunThreads,
 }
 
+/// Whose handshakes and keys a tunnel uses. All of them speak the same protocol with any peer. See docs/backend.md.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Backend {
+    /// [`encrypt::boring`].
+    #[default]
+    Boringtun,
+    /// [`encrypt::native`].
+    Native,
+}
+
+impl fmt::Display for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Boringtun => "boringtun",
+            Self::Native => "native",
+        })
+    }
+}
+
 /// Start-up settings; every fast path has its switch.
 #[derive(Clone, Debug)]
 pub struct RuntimeConfig {
@@ -24,6 +45,8 @@ pub struct RuntimeConfig {
     pub batch: usize,
     /// Threads.
     pub arrangement: Arrangement,
+    /// Handshakes and keys; only [`spawn`](crate::spawn) asks for it.
+    pub backend: Backend,
     /// Send batches with `UDP_SEGMENT`.
     pub udp_gso: bool,
     /// Receive batches with `UDP_GRO`.
@@ -54,6 +77,7 @@ impl Default for RuntimeConfig {
         Self {
             batch: 50,
             arrangement: Arrangement::Auto,
+            backend: Backend::default(),
             udp_gso: true,
             udp_gro: true,
             tun_coalesce: true,

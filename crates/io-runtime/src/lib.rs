@@ -17,7 +17,7 @@ mod status;
 mod tun;
 mod udp;
 
-pub use config::{Arrangement, DeviceUpdate, RuntimeConfig};
+pub use config::{Arrangement, Backend, DeviceUpdate, RuntimeConfig};
 pub use counters::{Drops, Histogram, IoCounters, Traffic};
 pub use error::{Error, Stopped, UpdateError};
 pub use handle::{Handle, PinnedSource};

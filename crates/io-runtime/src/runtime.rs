@@ -12,7 +12,7 @@ use encrypt::Identity;
 use tun_device::{CoalesceConfig, TunDevice};
 
 use crate::{
-    Arrangement, Error, Feature, Features, Handle, RuntimeConfig,
+    Arrangement, Backend, Error, Feature, Features, Handle, RuntimeConfig,
     alarm::Alarm,
     drive::DataPlane,
     handle::Control,
@@ -32,10 +32,15 @@ const CORES_FOR_TUN_THREADS: usize = 4;
 /// # Errors
 /// [`Error`] when the sockets, the event loop or the threads cannot be made; nothing is left behind then.
 pub fn spawn<D: TunDevice + AsFd>(device: D, config: RuntimeConfig) -> Result<Handle, Error> {
-    spawn_with::<encrypt::boring::BoringIdentity, D>(device, config)
+    let sockets = bind(&config)?;
+    let backend = Some(config.backend);
+    match config.backend {
+        Backend::Boringtun => start::<encrypt::boring::BoringIdentity, D>(device, sockets, config, backend),
+        Backend::Native => start::<encrypt::native::NativeIdentity, D>(device, sockets, config, backend),
+    }
 }
 
-/// [`spawn`] with another crypto backend.
+/// [`spawn`] with a crypto backend of the caller's.
 ///
 /// # Errors
 /// As [`spawn`].
@@ -44,21 +49,31 @@ where
     I: Identity + 'static,
     D: TunDevice + AsFd,
 {
-    let sockets = Sockets::bind(config.listen_port, config.fwmark, config.socket_options())?;
-    start::<I, D>(device, sockets, config)
+    let sockets = bind(&config)?;
+    start::<I, D>(device, sockets, config, None)
+}
+
+fn bind(config: &RuntimeConfig) -> Result<Sockets, Error> {
+    Ok(Sockets::bind(config.listen_port, config.fwmark, config.socket_options())?)
 }
 
 /// [`spawn_with`], once there are sockets.
-pub(crate) fn start<I, D>(device: D, sockets: Sockets, config: RuntimeConfig) -> Result<Handle, Error>
+pub(crate) fn start<I, D>(
+    device: D,
+    sockets: Sockets,
+    config: RuntimeConfig,
+    backend: Option<Backend>,
+) -> Result<Handle, Error>
 where
     I: Identity + 'static,
     D: TunDevice + AsFd,
 {
-    let features = features(&config, &device, &sockets, Release::running());
+    let features = features(&config, &device, &sockets, Release::running(), backend);
     tracing::debug!(
         port = sockets.port,
         ipv6 = features.ipv6,
         arrangement = ?features.arrangement,
+        backend = ?features.backend,
         udp_gso = %features.udp_gso,
         segments = features.udp_gso_segments,
         udp_gro = %features.udp_gro,
@@ -144,12 +159,14 @@ fn features(
     device: &impl TunDevice,
     sockets: &Sockets,
     release: Option<Release>,
+    backend: Option<Backend>,
 ) -> Features {
     let offloads = device.offloads();
     let udp_gso = udp_gso(config.udp_gso, sockets.v4.has_gso(), release);
     let (udp_send_buffer, udp_recv_buffer) = sockets.v4.buffer_sizes();
     Features {
         arrangement: arrangement(config.arrangement),
+        backend,
         ipv6: sockets.v6.is_some(),
         udp_gso,
         udp_gso_segments: if udp_gso.is_on() { max_gso_segments() } else { 1 },

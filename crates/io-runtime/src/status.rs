@@ -6,7 +6,7 @@ use encrypt::{PrivateKey, PublicKey};
 use tun_device::Offloads;
 use tunnel_core::PeerStatus;
 
-use crate::{Arrangement, IoCounters};
+use crate::{Arrangement, Backend, IoCounters};
 
 /// Everything at one instant.
 #[derive(Clone, Debug)]
@@ -42,6 +42,8 @@ pub struct DeviceStatus {
 pub struct Features {
     /// How threads share the work; never [`Arrangement::Auto`] here.
     pub arrangement: Arrangement,
+    /// Handshakes and keys; `None` for a backend that is the caller's own ([`spawn_with`](crate::spawn_with)).
+    pub backend: Option<Backend>,
     /// There is an IPv6 socket beside the IPv4 one.
     pub ipv6: bool,
     /// Batches leave with `UDP_SEGMENT`.

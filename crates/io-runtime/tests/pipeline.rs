@@ -5,7 +5,7 @@ mod common;
 use std::{net::Ipv6Addr, thread};
 
 use common::{Pair, Side, packet, run};
-use io_runtime::{Arrangement, RuntimeConfig};
+use io_runtime::{Arrangement, Backend, RuntimeConfig};
 use tun_device::Offloads;
 
 const PACKETS: u32 = 3_000;
@@ -19,6 +19,7 @@ fn configs() -> Vec<RuntimeConfig> {
     for arrangement in [Arrangement::Inline, Arrangement::TunThreads] {
         let base = config(arrangement);
         configs.push(base.clone());
+        configs.push(RuntimeConfig { backend: Backend::Native, ..base.clone() });
         configs.push(RuntimeConfig { udp_gso: false, ..base.clone() });
         configs.push(RuntimeConfig { udp_gro: false, ..base.clone() });
         configs.push(RuntimeConfig { tun_coalesce: false, ..base.clone() });

@@ -20,7 +20,9 @@ fn carries_traffic_both_ways_over_both_families() {
 fn carries_traffic_with_any_fast_path_off() {
     netlab::require!(Need::Namespaces);
     let everything = lab::volley(&[]);
-    let switches: [&[&str]; 8] = [
+    let switches: [&[&str]; 10] = [
+        &["--backend=native"],
+        &["--backend=native", "--arrangement=tun-threads", "--no-udp-gro"],
         &["--no-udp-gso"],
         &["--no-udp-gro"],
         &["--no-tun-offload"],
@@ -41,8 +43,11 @@ fn carries_traffic_with_any_fast_path_off() {
 #[test]
 fn carries_traffic_over_v6_with_a_preshared_key_and_small_mtus() {
     netlab::require!(Need::Namespaces);
-    let ours = lab::volley(&[]);
-    let builder = TunnelBuilder::new(&ours, &ours).over_v6().preshared_key(&"5e".repeat(32)).mtus(1280, 1360);
+    let ours = lab::volley(&["--backend=native"]);
+    let builder = TunnelBuilder::new(&lab::volley(&[]), &ours)
+        .over_v6()
+        .preshared_key(&"5e".repeat(32))
+        .mtus(1280, 1360);
     let tunnel = builder.start().unwrap();
     lab::assert_pings(&tunnel);
     for (from, v6) in [(Side::A, false), (Side::B, true)] {

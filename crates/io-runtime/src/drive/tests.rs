@@ -38,7 +38,7 @@ impl End {
         let config = RuntimeConfig { arrangement, ..RuntimeConfig::default() };
         let sockets = sockets(&config);
         let (full, port) = (sockets.v4.full.clone(), sockets.port);
-        let handle = start::<InsecureIdentity, _>(device, sockets, config).unwrap();
+        let handle = start::<InsecureIdentity, _>(device, sockets, config, None).unwrap();
         Self { handle, host, full, port, key: PrivateKey::from_bytes([byte; 32]) }
     }
 
@@ -193,7 +193,7 @@ fn a_deleted_device_is_noticed_though_a_read_says_only_that_it_is_empty() {
     for arrangement in [Arrangement::Inline, Arrangement::TunThreads] {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let config = RuntimeConfig { arrangement, ..RuntimeConfig::default() };
-        let handle = start::<InsecureIdentity, _>(Dying(ours), sockets(&config), config).unwrap();
+        let handle = start::<InsecureIdentity, _>(Dying(ours), sockets(&config), config, None).unwrap();
         runtime.block_on(async {
             handle.status().await.unwrap();
             drop(theirs);

@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args, ValueEnum};
-use io_runtime::{Arrangement, RuntimeConfig, UDP_SEND_BUFFER};
+use io_runtime::{Arrangement, Backend, RuntimeConfig, UDP_SEND_BUFFER};
 use tracing::level_filters::LevelFilter;
 
 use crate::{Trouble, metrics};
@@ -40,6 +40,10 @@ pub struct DaemonArgs {
     /// How threads share the work.
     #[arg(long, value_enum, env = "VOLLEY_ARRANGEMENT", default_value_t = ArrangementArg::Auto)]
     pub arrangement: ArrangementArg,
+
+    /// Whose handshakes and keys: all speak the same protocol.
+    #[arg(long, value_enum, env = "VOLLEY_BACKEND", default_value_t = BackendArg::Boringtun)]
+    pub backend: BackendArg,
 
     /// Send one datagram per system call.
     #[arg(long, env = "VOLLEY_NO_UDP_GSO", value_parser = switch, action = ArgAction::SetTrue)]
@@ -98,6 +102,15 @@ pub enum ArrangementArg {
     TunThreads,
 }
 
+/// `--backend`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum BackendArg {
+    /// The boringtun library's.
+    Boringtun,
+    /// Volley's own.
+    Native,
+}
+
 impl DaemonArgs {
     /// The interface's name.
     pub fn name(&self) -> &str {
@@ -112,6 +125,10 @@ impl DaemonArgs {
                 ArrangementArg::Auto => Arrangement::Auto,
                 ArrangementArg::Inline => Arrangement::Inline,
                 ArrangementArg::TunThreads => Arrangement::TunThreads,
+            },
+            backend: match self.backend {
+                BackendArg::Boringtun => Backend::Boringtun,
+                BackendArg::Native => Backend::Native,
             },
             udp_gso: !self.no_udp_gso,
             udp_gro: !self.no_udp_gro,

@@ -100,7 +100,9 @@ fn features(device: &DeviceStatus) -> Vec<(&'static str, String)> {
     let features = &device.features;
     let offloads = features.tun_offloads;
     let on = |on: bool| if on { "on" } else { "off" }.to_owned();
+    let backend = features.backend.as_ref().map_or_else(|| "other".to_owned(), ToString::to_string);
     vec![
+        ("backend", backend),
         ("arrangement", format!("{:?}", features.arrangement).to_lowercase()),
         ("mtu", device.mtu.to_string()),
         ("udp_gso", features.udp_gso.to_string()),

@@ -13,9 +13,10 @@ pub(crate) fn volley(arguments: &[&str]) -> Implementation {
     Implementation::volley(Path::new(env!("CARGO_BIN_EXE_volley")), arguments)
 }
 
-/// The handshake from either side, then the same traffic both ways, over either family.
-pub(crate) fn carries_traffic_with(peer: &str) {
-    let (ours, peer) = (volley(&[]), Implementation::find(peer).expect("required"));
+/// With one of our backends: the handshake from either side, then the same traffic both ways, over either family.
+pub(crate) fn carries_traffic_with(peer: &str, backend: &str) {
+    let ours = volley(&["--backend", backend]);
+    let peer = Implementation::find(peer).expect("required");
     for initiator in [Side::A, Side::B] {
         let tunnel = TunnelBuilder::new(&ours, &peer).initiated_by(initiator).start().unwrap();
         assert_handshake(&tunnel);
