@@ -160,7 +160,15 @@ impl End for Native {
                     }
                     Addressed::Response(response) => {
                         self.indices.get(response.receiver())?;
+                        let before: Vec<u32> = self.peer.pending().collect();
                         let keys = self.peer.read_response(&self.identity, &response).ok()?;
+                        let is_free = |index: &u32| {
+                            *index != response.receiver()
+                                && self.peer.pending().all(|pending| pending != *index)
+                        };
+                        for overtaken in before.into_iter().filter(is_free) {
+                            assert!(self.indices.remove(overtaken).is_some());
+                        }
                         out.push(sealed(keys.keys(), &[]));
                         self.promote(keys);
                     }
