@@ -9,7 +9,10 @@ use std::{
     },
 };
 
-use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::{
+    errno::Errno,
+    sys::eventfd::{EfdFlags, EventFd},
+};
 
 /// What the TUN's threads hand over that the loop may be waiting for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +51,9 @@ pub(crate) struct Alarm {
 impl Alarm {
     pub(crate) fn new() -> io::Result<Self> {
         let fd = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
+        // A bell that may not ring is better noticed now.
+        fd.write(1)?;
+        fd.read()?;
         Ok(Self { fd, state: AtomicU8::new(0), asked: AtomicBool::new(false) })
     }
 
@@ -67,8 +73,10 @@ impl Alarm {
         let is_wanted = self.state.load(Ordering::Relaxed) & reason != 0;
         // The first one to ring is enough.
         if is_wanted && self.state.swap(0, Ordering::Relaxed) != 0 {
-            // A counter that is full rings as well.
-            let _ = self.fd.write(1);
+            match self.fd.write(1) {
+                Ok(_) | Err(Errno::EAGAIN) => {} // a counter that is full rings as well
+                Err(errno) => tracing::error!("cannot wake the data plane: {}", io::Error::from(errno)),
+            }
         }
     }
 

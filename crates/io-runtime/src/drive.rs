@@ -128,6 +128,9 @@ impl<I: Identity, P: TunPort> DataPlane<I, P> {
             self.handle_timeouts(now);
             self.reopen(now);
             self.flush(now);
+            if let Some(error) = self.sender.as_mut().and_then(Sender::take_end) {
+                return Err(Error::Send(error.into()));
+            }
 
             if self.alarm.take_asked() && self.serve(now) == Err(Stopped) {
                 return Ok(());
@@ -158,8 +161,14 @@ impl<I: Identity, P: TunPort> DataPlane<I, P> {
             match self.receiver.receive(socket, &mut self.counters) {
                 Ok(true) => *ready = false,
                 Ok(false) => found = Source::More,
+                Err(error) if udp::is_refused(&error) => return Err(Error::Receive(error.into())),
                 Err(error) => {
-                    tracing::debug!(%error, ?family, "a UDP receive failed");
+                    if self.counters.traffic.udp_recv_errors == 0 {
+                        tracing::warn!(
+                            ?family,
+                            "a UDP receive failed: {error}; others are counted, and not told"
+                        );
+                    }
                     self.counters.traffic.udp_recv_errors += 1;
                 }
             }

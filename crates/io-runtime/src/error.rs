@@ -24,6 +24,12 @@ pub enum Error {
     /// The kernel refused to say what is ready.
     #[error("cannot wait for the sockets and the TUN device: {0}")]
     Wait(#[source] Arc<io::Error>),
+    /// The kernel, or a filter of system calls, refuses to receive.
+    #[error("the kernel or a seccomp filter refuses recvmmsg and recvmsg: {0}")]
+    Receive(#[source] Arc<io::Error>),
+    /// The kernel, or a filter of system calls, refuses to send.
+    #[error("the kernel or a seccomp filter refuses sendmsg: {0}")]
+    Send(#[source] Arc<io::Error>),
     /// A bug: a thread of the data plane panicked.
     #[error("the data plane panicked: {0}")]
     Panicked(Arc<str>),

@@ -58,8 +58,12 @@ impl<D: TunDevice + AsFd> TunPort for Inline<D> {
         }
         let flushed = self.outlet.flush(&*self.device);
         self.settle(now, counters);
-        self.blocked_until = (flushed == Flushed::Blocked).then(|| now + RETRY_PAUSE);
-        if flushed == Flushed::Gone { Err(Error::DeviceGone) } else { Ok(()) }
+        self.blocked_until = matches!(flushed, Flushed::Blocked).then(|| now + RETRY_PAUSE);
+        match flushed {
+            Flushed::All | Flushed::Blocked => Ok(()),
+            Flushed::Gone => Err(Error::DeviceGone),
+            Flushed::Refused(error) => Err(Error::Device(error.into())),
+        }
     }
 
     fn settle(&mut self, now: Instant, counters: &mut IoCounters) {

@@ -14,6 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use nix::libc;
 use tun_device::{CoalesceConfig, CoalesceCounters, Coalescer, TunDevice, VNET_HEADER_LEN};
 
 use self::merging::Merging;
@@ -96,6 +97,12 @@ fn read_frame(device: &impl TunDevice, buf: &mut [u8], lost: &mut u64) -> Result
     }
 }
 
+/// Keeps the error, and gives the one at which a coalescer stops instead of dropping the frame and going on.
+fn stop_for(error: io::Error, kept: &mut Option<io::Error>) -> io::Error {
+    *kept = Some(error);
+    io::ErrorKind::UnexpectedEof.into()
+}
+
 /// A coalescer, and what it has done that is not counted yet.
 #[derive(Debug)]
 struct Outlet {
@@ -106,7 +113,7 @@ struct Outlet {
 }
 
 /// How a flush ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 enum Flushed {
     /// Everything is written.
     All,
@@ -114,6 +121,8 @@ enum Flushed {
     Blocked,
     /// The device is gone.
     Gone,
+    /// Writing is forbidden, to this program or altogether.
+    Refused(io::Error),
 }
 
 impl Outlet {
@@ -123,10 +132,14 @@ impl Outlet {
     }
 
     fn flush(&mut self, device: &impl TunDevice) -> Flushed {
+        let mut refusal = None;
         loop {
             let result = self.coalescer.flush(|frame| {
                 self.writes += 1;
-                device.send(frame)?;
+                if let Err(error) = device.send(frame) {
+                    let is_refused = matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EPERM));
+                    return Err(if is_refused { stop_for(error, &mut refusal) } else { error });
+                }
                 self.bytes += frame.len().saturating_sub(VNET_HEADER_LEN) as u64;
                 Ok(())
             });
@@ -134,7 +147,7 @@ impl Outlet {
                 Ok(()) => return Flushed::All,
                 Err(error) => match error.kind() {
                     io::ErrorKind::Interrupted => {}
-                    io::ErrorKind::UnexpectedEof => return Flushed::Gone,
+                    io::ErrorKind::UnexpectedEof => return refusal.map_or(Flushed::Gone, Flushed::Refused),
                     _ => return Flushed::Blocked,
                 },
             }

@@ -13,7 +13,7 @@
 use std::{
     io,
     os::fd::{AsFd, BorrowedFd},
-    sync::Arc,
+    sync::{Arc, OnceLock},
     thread::JoinHandle,
     time::Instant,
 };
@@ -62,6 +62,8 @@ pub(crate) struct Threads {
     /// Outlets that have come back.
     spare: Vec<Outlet>,
     merging: Merging,
+    /// Why the writer has ended.
+    failure: Arc<OnceLock<Error>>,
 
     /// Last: its threads end only after the channels above are dropped.
     workers: Workers,
@@ -107,7 +109,15 @@ impl Threads {
             bell: bell(Arrival::Frames),
         };
         workers.start("tun-read", move |scheduling| reader.run(scheduling))?;
-        let writer = Writer { device, stop, writing, returning, bell: bell(Arrival::Room) };
+        let failure = Arc::default();
+        let writer = Writer {
+            device,
+            stop,
+            writing,
+            returning,
+            failure: Arc::clone(&failure),
+            bell: bell(Arrival::Room),
+        };
         workers.start("tun-write", move |scheduling| writer.run(scheduling))?;
         Ok(Self {
             filled,
@@ -116,6 +126,7 @@ impl Threads {
             to_write,
             written,
             merging: Merging::new(&coalesce),
+            failure,
             outlet: Some(Outlet::new(coalesce)),
             spare: Vec::with_capacity(OUTLETS),
             workers,
@@ -168,7 +179,8 @@ impl Threads {
     /// A thread has ended although nobody asked it to: it said why, or it panicked, which [`close`](Self::close)
     /// will tell.
     fn why_ended(&self) -> Error {
-        self.filled.drain().find_map(Result::err).unwrap_or(Error::DeviceGone)
+        let why = self.failure.get().cloned();
+        why.or_else(|| self.filled.drain().find_map(Result::err)).unwrap_or(Error::DeviceGone)
     }
 }
 
@@ -318,12 +330,13 @@ struct Writer<D> {
     stop: Arc<EventFd>,
     writing: Receiver<Outlet>,
     returning: Sender<Outlet>,
+    failure: Arc<OnceLock<Error>>,
     bell: Bell,
 }
 
 impl<D: TunDevice + AsFd> Writer<D> {
-    /// Ends when a channel is closed, `stop` is raised or the device is gone. That it is gone, the reader
-    /// reports.
+    /// Ends when a channel is closed, `stop` is raised or the device is gone, which the reader reports, or when it may
+    /// not be written to.
     fn run(self, mut scheduling: Scheduling) {
         while let Ok(mut outlet) = self.writing.recv() {
             scheduling.review(clock::now());
@@ -331,6 +344,10 @@ impl<D: TunDevice + AsFd> Writer<D> {
                 match outlet.flush(&*self.device) {
                     Flushed::All => break,
                     Flushed::Gone => return,
+                    Flushed::Refused(error) => {
+                        let _ = self.failure.set(Error::Device(error.into()));
+                        return;
+                    }
                     Flushed::Blocked => {
                         let pause = PollTimeout::try_from(RETRY_PAUSE).unwrap_or(PollTimeout::ZERO);
                         // A device that is writable and takes nothing must not make this spin, so its own

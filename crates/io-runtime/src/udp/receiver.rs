@@ -6,10 +6,14 @@ use std::{
 };
 
 use gso_queue::Ecn;
+use nix::libc;
 use quinn_udp::{EcnCodepoint, RecvMeta};
 use tunnel_core::Arrival;
 
-use crate::{IoCounters, udp::socket::UdpSocket};
+use crate::{
+    IoCounters,
+    udp::{plain_call::PlainCall, socket::UdpSocket},
+};
 
 /// What one buffer must hold with `UDP_GRO`: a train is never longer than an IP packet.
 const GRO_BUFFER: usize = 65_536;
@@ -35,6 +39,8 @@ pub(crate) struct Receiver {
     gro: bool,
     mtu: usize,
     meta: [RecvMeta; quinn_udp::BATCH_SIZE],
+    /// In use once recvmmsg(2) was refused.
+    plain: Option<PlainCall>,
     /// Buffers filled by the last call.
     filled: usize,
     /// The next datagram: its buffer, and where it starts.
@@ -53,6 +59,7 @@ impl Receiver {
             gro,
             mtu,
             meta: [RecvMeta::default(); quinn_udp::BATCH_SIZE],
+            plain: None,
             filled: 0,
             buffer: 0,
             offset: 0,
@@ -77,6 +84,9 @@ impl Receiver {
 
     /// Fills the buffers from the socket; to be called when [`datagram`](Self::datagram) gives no more. True
     /// if the socket is drained: wait for it to become readable.
+    ///
+    /// # Errors
+    /// The system call's. [`is_refused`] tells those that it is no use to try again after.
     pub(crate) fn receive(&mut self, socket: &UdpSocket, counters: &mut IoCounters) -> io::Result<bool> {
         debug_assert!(self.datagram().is_none(), "what was received last is lost");
         (self.filled, self.buffer, self.offset) = (0, 0, 0);
@@ -85,7 +95,7 @@ impl Receiver {
         let mut memory = self.memory.chunks_mut(self.buffer_len);
         let mut slices: [IoSliceMut<'_>; quinn_udp::BATCH_SIZE] =
             std::array::from_fn(|_| IoSliceMut::new(memory.next().unwrap_or_default()));
-        match socket.recv(&mut slices[..self.buffers], &mut self.meta) {
+        match recv(socket, &mut slices[..self.buffers], &mut self.meta, &mut self.plain) {
             Ok(filled) => self.filled = filled,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(error) => return Err(error),
@@ -128,6 +138,33 @@ impl Receiver {
     }
 }
 
+/// Fills buffers in one call, and where that is refused, now or later, in one call for each.
+fn recv(
+    socket: &UdpSocket,
+    buffers: &mut [IoSliceMut<'_>],
+    meta: &mut [RecvMeta],
+    plain: &mut Option<PlainCall>,
+) -> io::Result<usize> {
+    if let Some(plain) = plain {
+        return plain.recv(socket, buffers, meta);
+    }
+    match socket.recv(buffers, meta) {
+        Err(error) if is_refused(&error) => {
+            tracing::warn!(
+                "recvmmsg is refused by the kernel or a seccomp filter ({error}): receiving with recvmsg, one system \
+                 call for each buffer"
+            );
+            plain.insert(PlainCall::new()).recv(socket, buffers, meta)
+        }
+        result => result,
+    }
+}
+
+/// Said of a system call that this kernel does not have, or that a filter forbids. No receive is answered so otherwise.
+pub(crate) fn is_refused(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EPERM | libc::EACCES))
+}
+
 /// Replies must not be pinned to an address that no datagram may leave from.
 fn can_pin(local: &IpAddr) -> bool {
     let is_broadcast = matches!(local, IpAddr::V4(v4) if v4.is_broadcast());
@@ -140,7 +177,12 @@ fn ecn(codepoint: Option<EcnCodepoint>) -> Ecn {
 
 #[cfg(test)]
 mod tests {
+    use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket as StdSocket};
+
+    use quinn_udp::Transmit;
+
     use super::*;
+    use crate::udp::{SEND_BUFFER, SocketOptions, Sockets, socket::DatagramSocket as _};
 
     /// A receiver whose buffers hold so many bytes, in datagrams of that stride.
     fn filled_with(buffers: &[(usize, usize)]) -> Receiver {
@@ -179,6 +221,64 @@ mod tests {
     #[test]
     fn impossible_lengths_stay_inside_the_buffer() {
         assert_eq!(lengths(&[(GRO_BUFFER + 1, 60_000)]), [60_000, GRO_BUFFER - 60_000]);
+    }
+
+    fn sockets() -> Sockets {
+        let options = SocketOptions { gro: true, send_buffer: SEND_BUFFER };
+        Sockets::bind(0, 0, options).unwrap_or_else(|error| panic!("{error:?}"))
+    }
+
+    #[test]
+    fn a_larger_mtu_fits_without_gro() {
+        let sockets = sockets();
+        let mut receiver = Receiver::new(false, 1_420, PLAIN_BUFFERS);
+        let sender = StdSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let receive = |receiver: &mut Receiver, len: usize| {
+            sender.send_to(&vec![7; len], (Ipv4Addr::LOCALHOST, sockets.port)).unwrap();
+            receiver.receive(&sockets.v4, &mut IoCounters::default()).unwrap();
+            let received = receiver.datagram().unwrap().1.len();
+            receiver.advance();
+            received
+        };
+        assert_eq!(receive(&mut receiver, PLAIN_BUFFER), PLAIN_BUFFER);
+        for mtu in [20_000, 65_000, 1_420] {
+            receiver.set_mtu(mtu);
+            assert_eq!(receive(&mut receiver, mtu + 32), mtu + 32);
+        }
+        assert_eq!(receiver.memory.len(), PLAIN_BUFFER * PLAIN_BUFFERS, "what is not needed is given back");
+    }
+
+    #[test]
+    fn the_plain_call_tells_what_recvmmsg_tells() {
+        let mut sockets = sockets();
+        let port = sockets.port;
+        let v4 = Some((&mut sockets.v4, SocketAddr::from((Ipv4Addr::LOCALHOST, port))));
+        let v6 = sockets.v6.as_mut().map(|v6| (v6, SocketAddr::from((Ipv6Addr::LOCALHOST, port))));
+        for (socket, destination) in v4.into_iter().chain(v6) {
+            let mut told = [false, true].map(|is_plain| {
+                let train = [(300, Some(100)), (77, None)];
+                for (len, segment_size) in train {
+                    let ecn = Some(EcnCodepoint::Ect1);
+                    let contents = &vec![7; len];
+                    let transmit =
+                        Transmit { destination, ecn, contents, segment_size, src_ip: Some(destination.ip()) };
+                    socket.try_send(&transmit).unwrap();
+                }
+                let mut receiver = Receiver::new(true, 1_420, GRO_BUFFERS);
+                receiver.plain = is_plain.then(PlainCall::new);
+                assert!(receiver.receive(socket, &mut IoCounters::default()).unwrap(), "drained");
+                let mut told = Vec::new();
+                while let Some((arrival, datagram)) = receiver.datagram() {
+                    told.push((arrival, datagram.to_vec()));
+                    receiver.advance();
+                }
+                told
+            });
+            let [usual, plain] = &mut told;
+            assert_eq!(usual.len(), 4);
+            assert_eq!(usual, plain);
+            assert_eq!(usual[0].0.ecn, Ecn::Ect1);
+        }
     }
 
     #[test]

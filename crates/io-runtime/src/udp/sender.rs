@@ -2,7 +2,8 @@
 //!
 //! * A GSO send that fails is repeated as plain datagrams. If all of those go through, GSO was the
 //!   problem: it rests on that route and is probed later. If any fails too, the route is the problem.
-//! * A plain datagram that fails is dropped and counted, that one alone.
+//! * A plain datagram that fails is dropped and counted, that one alone; and so is a train with an error that has
+//!   nothing to do with GSO, such as a route or a firewall's.
 //! * A full socket's batches wait for a moment, then they are given up and counted; the other socket goes on.
 //!   Where the send buffer is [small](super::shares), only those wait whose share of it is full.
 //! * With a pinned source address, EINVAL and "unreachable" are first taken as that address having gone: the
@@ -56,6 +57,7 @@ struct Rules {
     gso: bool,
     max_segments: usize,
     routes: GsoRoutes,
+    troubles: Troubles,
 }
 
 /// One socket, and who waits for it.
@@ -121,7 +123,7 @@ impl<S: DatagramSocket> Sender<S> {
         Self {
             v4: Lane::new(v4),
             v6: v6.map(Lane::new),
-            rules: Rules { gso, max_segments, routes: GsoRoutes::default() },
+            rules: Rules { gso, max_segments, routes: GsoRoutes::default(), troubles: Troubles::default() },
             retry_at: None,
         }
     }
@@ -138,6 +140,11 @@ impl<S: DatagramSocket> Sender<S> {
             Family::V4 => Some(&self.v4.socket),
             Family::V6 => self.v6.as_ref().map(|lane| &lane.socket),
         }
+    }
+
+    /// Why it is no use to go on, once.
+    pub(crate) fn take_end(&mut self) -> Option<io::Error> {
+        self.rules.troubles.end.take()
     }
 
     /// When what waits for room is to be tried again; `None` if nothing does.
@@ -307,8 +314,11 @@ impl InFlight {
                 }
                 Err(error) => match Failure::of(&error) {
                     Failure::Full => return Err(NoRoom::ForAnyone),
-                    failure if segments > 1 => self.fall_back(failure, &error, cx),
-                    failure => self.drop_one(failure, &error, cx),
+                    failure if segments > 1 && failure.may_be_gso() => self.fall_back(&error, cx),
+                    failure => {
+                        self.give_up(segments, failure, &error, cx);
+                        rules.troubles.note(failure, error, remote);
+                    }
                 },
             }
         }
@@ -354,33 +364,54 @@ impl InFlight {
     }
 
     /// The train did not leave: its datagrams go one by one from here.
-    fn fall_back(
-        &mut self,
-        failure: Failure,
-        error: &io::Error,
-        cx: &mut Context<'_, impl FnMut(Destination)>,
-    ) {
+    fn fall_back(&mut self, error: &io::Error, cx: &mut Context<'_, impl FnMut(Destination)>) {
         cx.counters.traffic.gso_fallbacks += 1;
         tracing::trace!(%error, batch = ?self.batch, "a GSO send failed");
-        let trial = failure.may_be_gso().then_some(Trial { refused: false });
-        self.mode = Mode::Plain { trial };
+        self.mode = Mode::Plain { trial: Some(Trial { refused: false }) };
     }
 
-    /// A plain datagram did not leave.
-    fn drop_one(
+    /// So many datagrams did not leave.
+    fn give_up(
         &mut self,
+        segments: usize,
         failure: Failure,
         error: &io::Error,
         cx: &mut Context<'_, impl FnMut(Destination)>,
     ) {
-        match failure {
-            Failure::TooBig => cx.counters.drops.udp_too_big += 1,
-            _ => cx.counters.drops.udp_refused += 1,
-        }
-        tracing::trace!(%error, batch = ?self.batch, "a datagram was refused");
-        self.batch.advance(1);
+        let drops = &mut cx.counters.drops;
+        *match failure {
+            Failure::TooBig => &mut drops.udp_too_big,
+            _ => &mut drops.udp_refused,
+        } += segments as u64;
+        tracing::trace!(%error, batch = ?self.batch, "a send was refused");
+        self.batch.advance(segments);
         if let Mode::Plain { trial: Some(trial) } = &mut self.mode {
             trial.refused = true;
+        }
+    }
+}
+
+/// What people should know of sends that failed.
+#[derive(Debug, Default)]
+struct Troubles {
+    /// The kernel was seen to forbid a send.
+    is_told: bool,
+    /// There is no such system call.
+    end: Option<io::Error>,
+}
+
+impl Troubles {
+    fn note(&mut self, failure: Failure, error: io::Error, to: SocketAddr) {
+        match failure {
+            Failure::NoSuchCall => self.end = Some(error),
+            Failure::Forbidden if !self.is_told => {
+                self.is_told = true;
+                tracing::warn!(
+                    "a firewall or a seccomp filter forbids sending to {to} ({error}); what is refused is counted, \
+                     and not told again"
+                );
+            }
+            _ => {}
         }
     }
 }
@@ -398,19 +429,25 @@ enum Failure {
     Io,
     /// ENETUNREACH, EADDRNOTAVAIL: no route, or none from the pinned source.
     Unreachable,
-    /// A firewall, a dead device.
+    /// EPERM: a firewall, or a filter of system calls.
+    Forbidden,
+    /// ENOSYS: a filter of system calls.
+    NoSuchCall,
+    /// A dead device, and what else may be.
     Other,
 }
 
 impl Failure {
     fn of(error: &io::Error) -> Self {
-        use nix::libc::{EADDRNOTAVAIL, EINVAL, EIO, EMSGSIZE, ENETUNREACH, ENOBUFS};
+        use nix::libc::{EADDRNOTAVAIL, EINVAL, EIO, EMSGSIZE, ENETUNREACH, ENOBUFS, ENOSYS, EPERM};
         match error.raw_os_error() {
             Some(ENOBUFS) => Self::Full,
             Some(EMSGSIZE) => Self::TooBig,
             Some(EINVAL) => Self::Invalid,
             Some(EIO) => Self::Io,
             Some(ENETUNREACH | EADDRNOTAVAIL) => Self::Unreachable,
+            Some(EPERM) => Self::Forbidden,
+            Some(ENOSYS) => Self::NoSuchCall,
             _ if error.kind() == io::ErrorKind::WouldBlock => Self::Full,
             _ => Self::Other,
         }

@@ -4,7 +4,9 @@ use std::{
 };
 
 use gso_queue::{DatagramSink as _, QueueConfig};
-use nix::libc::{EADDRNOTAVAIL, EAGAIN, EINTR, EINVAL, EIO, EMSGSIZE, ENETUNREACH, ENOBUFS, EPERM};
+use nix::libc::{
+    EADDRNOTAVAIL, EAGAIN, EHOSTUNREACH, EINTR, EINVAL, EIO, EMSGSIZE, ENETUNREACH, ENOBUFS, ENOSYS, EPERM,
+};
 use proptest::prelude::*;
 
 use super::*;
@@ -28,7 +30,7 @@ struct Fake {
     stuck: Option<SocketAddr>,
     calls: usize,
     sent: Vec<Sent>,
-    /// Datagrams refused for good when sent plainly.
+    /// Datagrams refused for good: sent plainly, or for a reason that is not GSO's.
     refused: Vec<Vec<u8>>,
 }
 
@@ -65,8 +67,9 @@ impl DatagramSocket for Fake {
         assert!(transmit.contents.len().div_ceil(segment) <= SEGMENTS);
         if let Some(errno) = (self.rule)(transmit) {
             let hard = ![EAGAIN, EINTR, ENOBUFS].contains(&errno);
-            if hard && transmit.segment_size.is_none() {
-                self.refused.push(transmit.contents.to_vec());
+            let concerns_gso = [EIO, EINVAL, EMSGSIZE].contains(&errno);
+            if hard && (transmit.segment_size.is_none() || !concerns_gso) {
+                self.refused.extend(transmit.contents.chunks(segment).map(<[u8]>::to_vec));
             }
             return Err(io::Error::from_raw_os_error(errno));
         }
@@ -261,6 +264,27 @@ fn a_broken_route_keeps_gso_and_counts_each_drop() {
     bench.push_many(V4, 4);
     bench.flush();
     assert_eq!(bench.v4().calls, 1, "a train at once");
+}
+
+#[test]
+fn an_error_that_is_not_gsos_costs_one_call_and_counts_each_datagram() {
+    for errno in [EPERM, ENETUNREACH, EHOSTUNREACH] {
+        let mut bench = Bench::new(Fake::new(move |_| Some(errno)), None);
+        bench.push_many(V4, 4);
+        bench.flush();
+        assert_eq!(bench.v4().calls, 1);
+        assert_eq!(bench.counters.drops.udp_refused, 4);
+        assert_eq!(bench.counters.traffic.gso_fallbacks, 0);
+        assert!(bench.sender.take_end().is_none());
+    }
+}
+
+#[test]
+fn without_the_system_call_there_is_no_going_on() {
+    let mut bench = Bench::new(Fake::new(|_| Some(ENOSYS)), None);
+    bench.push_many(V4, 4);
+    bench.flush();
+    assert_eq!(bench.sender.take_end().unwrap().raw_os_error(), Some(ENOSYS));
 }
 
 #[test]
