@@ -127,8 +127,9 @@ fn our_own_public_key_as_a_peer_is_ignored() {
 
 #[test]
 fn setconf_makes_peers_anew_and_syncconf_leaves_them_alone() {
-    lab(&["wg"], |lab| {
+    lab(&["wg", "ip"], |lab| {
         let _daemon = lab.daemon("wg0", &[]);
+        lab.run("ip link set wg0 up");
         let ((private, _), (_, peer)) = (keys(lab), keys(lab));
         lab.file("private", &private);
         let counted = format!("{peer}\t0\t148\n");
@@ -137,7 +138,7 @@ fn setconf_makes_peers_anew_and_syncconf_leaves_them_alone() {
         );
         // Turning the keepalive on has sent one handshake initiation.
         lab.run(&set);
-        assert_eq!(lab.run("wg show wg0 transfer"), counted);
+        eventually("it is counted", || lab.run("wg show wg0 transfer") == counted);
         let conf = format!("[Interface]\nPrivateKey = {private}\n[Peer]\nPublicKey = {peer}\n");
         lab.file(
             "same",
@@ -169,8 +170,9 @@ fn a_private_key_is_shown_as_the_kernel_shows_it() {
 
 #[test]
 fn an_ipv4_endpoint_in_ipv6_clothes_is_an_ipv4_endpoint_and_is_reached() {
-    lab(&["wg"], |lab| {
+    lab(&["wg", "ip"], |lab| {
         let _daemon = lab.daemon("wg0", &[]);
+        lab.run("ip link set wg0 up");
         let ((private, _), (_, peer)) = (keys(lab), keys(lab));
         lab.file("private", &private);
         let far = UdpSocket::bind("127.0.0.1:0").expect("a socket");
