@@ -34,7 +34,7 @@ pub(crate) struct Peer<S> {
     /// Where to send to, from which local address. Its ECN bits are those of control messages: none.
     pub(crate) endpoint: Option<Destination>,
     pub(crate) keepalive: PersistentKeepalive,
-    own_datagrams: OwnDatagrams,
+    pub(crate) own_datagrams: OwnDatagrams,
     /// Made when first needed, so that ten thousand peers which never speak cost no Diffie-Hellman.
     pub(crate) session: Option<S>,
     pub(crate) waiting: WaitingQueue,
@@ -84,7 +84,7 @@ impl<S: Session> Peer<S> {
     pub(crate) fn send<K: DatagramSink>(
         &mut self,
         packet: &[u8],
-        inner: &Inner,
+        ecn: Ecn,
         identity: &mut impl Identity<Session = S>,
         now: Instant,
         shared: &mut Shared,
@@ -94,13 +94,9 @@ impl<S: Session> Peer<S> {
             shared.counters.drops.tx_no_endpoint += 1;
             return Ok(Sent::Unreachable);
         };
-        if self.own_datagrams.contain(packet, inner, endpoint.remote) {
-            shared.counters.drops.tx_loop += 1;
-            return Ok(Sent::Taken);
-        }
         if self.is_live() {
             self.flush_waiting(now, shared, sink)?;
-            let to = Destination { ecn: inner::encapsulate_ecn(inner.ecn), ..endpoint };
+            let to = Destination { ecn: inner::encapsulate_ecn(ecn), ..endpoint };
             let plaintext = padded(packet, shared.mtu, &mut shared.scratch);
             match self.seal(plaintext, to, now, sink)? {
                 Sealed::Sent => {
@@ -376,7 +372,13 @@ impl<S: Session> Peer<S> {
             trace!(peer = ?self.public_key, endpoint = %heard.remote, "endpoint learned");
             shared.counters.traffic.endpoints_learned += 1;
         }
-        self.endpoint = Some(heard);
+        self.set_endpoint(heard, shared);
+    }
+
+    pub(crate) fn set_endpoint(&mut self, endpoint: Destination, shared: &mut Shared) {
+        let before = self.endpoint.map(|before| before.remote);
+        shared.endpoints.moved(self.index, before, Some(endpoint.remote));
+        self.endpoint = Some(endpoint);
     }
 
     /// Leaves it to the route from which local address datagrams leave, until the peer is heard from again.

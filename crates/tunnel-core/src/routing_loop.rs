@@ -1,9 +1,18 @@
 //! Our own datagrams, recognised when they come back through the TUN: the route to the endpoint lies inside the
-//! tunnel. Sealed again, they would come back again, longer each time.
+//! tunnel, if only in another peer's allowed IPs. Sealed again, they would come back again, longer each time. The kernel's
+//! WireGuard, too, sends nothing to an endpoint whose route leads into its own interface.
 
-use std::net::SocketAddr;
+use std::{
+    collections::HashMap,
+    net::{IpAddr, SocketAddr},
+};
 
-use crate::inner::{IPV4_HEADER_LEN, IPV6_HEADER_LEN, Inner};
+use encrypt::{Identity, PeerIndex};
+
+use crate::{
+    Tunnel,
+    inner::{IPV4_HEADER_LEN, IPV6_HEADER_LEN, Inner},
+};
 
 /// The protocol numbers of UDP and of IPv6's fragment header (IANA).
 const UDP: u8 = 17;
@@ -19,8 +28,14 @@ pub(crate) struct OwnDatagrams {
     data: Option<[u8; 8]>,
     /// The beginning of the newest handshake message: ephemeral keys are random.
     handshake: Option<[u8; 16]>,
+}
+
+/// Whose endpoint an address and port are. (Of peers that have the same one, the last to come there.)
+#[derive(Debug, Default)]
+pub(crate) struct Endpoints {
+    peers: HashMap<(IpAddr, u16), PeerIndex>,
     /// What names the fragments of a datagram of ours whose first one came back.
-    fragments: Option<u32>,
+    fragments: Option<(IpAddr, u32)>,
 }
 
 /// A UDP packet, or a fragment of one.
@@ -48,32 +63,72 @@ impl OwnDatagrams {
         self.handshake = message.first_chunk().copied();
     }
 
-    /// True for a packet from the TUN that is a datagram which was sent to `endpoint`.
+    fn contain(&self, payload: &[u8]) -> bool {
+        let is_data = self.data.is_some_and(|data| payload.starts_with(&data));
+        let is_handshake = self.handshake.is_some_and(|handshake| payload.starts_with(&handshake));
+        is_data || is_handshake
+    }
+}
+
+impl Endpoints {
+    /// A peer's endpoint was `before`, and is `now`.
+    pub(crate) fn moved(&mut self, peer: PeerIndex, before: Option<SocketAddr>, now: Option<SocketAddr>) {
+        if before == now {
+            return;
+        }
+        if let Some(before) = before.map(key).filter(|before| self.peers.get(before) == Some(&peer)) {
+            self.peers.remove(&before);
+        }
+        if let Some(now) = now {
+            self.peers.insert(key(now), peer);
+        }
+    }
+}
+
+/// The scope of a link-local address is not in packets.
+fn key(endpoint: SocketAddr) -> (IpAddr, u16) {
+    (endpoint.ip(), endpoint.port())
+}
+
+impl<I: Identity> Tunnel<I> {
+    /// True for a packet from the TUN that is a datagram of ours, to whichever peer, or a fragment of one.
     #[inline]
-    pub(crate) fn contain(&mut self, packet: &[u8], inner: &Inner, endpoint: SocketAddr) -> bool {
-        inner.destination == endpoint.ip() && self.is_sent(packet, endpoint.port())
+    pub(crate) fn has_come_back(&mut self, packet: &[u8], inner: &Inner) -> bool {
+        match Udp::parse(packet).filter(Udp::may_be_ours) {
+            Some(udp) => self.is_ours(&udp, inner.destination),
+            None => false,
+        }
     }
 
     #[cold]
-    fn is_sent(&mut self, packet: &[u8], endpoint_port: u16) -> bool {
-        match Udp::parse(packet) {
-            Some(Udp::First { port, payload, fragments }) => {
-                let is_data = self.data.is_some_and(|data| payload.starts_with(&data));
-                let is_handshake = self.handshake.is_some_and(|handshake| payload.starts_with(&handshake));
-                let is_sent = port == endpoint_port && (is_data || is_handshake);
-                if is_sent {
-                    self.fragments = fragments;
+    fn is_ours(&mut self, udp: &Udp<'_>, to: IpAddr) -> bool {
+        let endpoints = &mut self.shared.endpoints;
+        match *udp {
+            Udp::First { port, payload, fragments } => {
+                let peer = endpoints.peers.get(&(to, port)).and_then(|peer| self.peers.get_mut(*peer));
+                let is_ours = peer.is_some_and(|peer| peer.own_datagrams.contain(payload));
+                if is_ours {
+                    endpoints.fragments = fragments.map(|fragments| (to, fragments));
                 }
-                is_sent
+                is_ours
             }
-            Some(Udp::Later { fragments }) => self.fragments == Some(fragments),
-            None => false,
+            Udp::Later { fragments } => endpoints.fragments == Some((to, fragments)),
         }
     }
 }
 
 impl<'a> Udp<'a> {
+    /// False for all that is no WireGuard message, so that other traffic costs no lookup.
+    #[inline]
+    fn may_be_ours(&self) -> bool {
+        match self {
+            Self::First { payload, .. } => matches!(payload, [1..=4, 0, 0, 0, ..]),
+            Self::Later { .. } => true,
+        }
+    }
+
     /// `None` if it is something else, or cut short.
+    #[inline]
     fn parse(packet: &'a [u8]) -> Option<Self> {
         match packet.first()? >> 4 {
             4 => Self::parse_v4(packet),

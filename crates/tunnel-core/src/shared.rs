@@ -9,6 +9,7 @@ use crate::{
     Counters, SinkFull, TunnelConfig,
     control::{self, ControlMessage, ControlQueue},
     deadlines::Deadlines,
+    routing_loop::Endpoints,
     waiting::WaitingBudget,
 };
 
@@ -22,6 +23,7 @@ pub(crate) struct Shared {
     pub(crate) deadlines: Deadlines,
     pub(crate) waiting: WaitingBudget,
     pub(crate) control: ControlQueue,
+    pub(crate) endpoints: Endpoints,
     /// Where packets are padded, when they must be.
     pub(crate) scratch: Vec<u8>,
     /// The sink was full: not worth trying before this.
@@ -41,6 +43,7 @@ impl Shared {
                 used_bytes: 0,
             },
             control: ControlQueue::default(),
+            endpoints: Endpoints::default(),
             scratch: Vec::new(),
             hold_until: None,
         }

@@ -106,15 +106,20 @@ impl<I: Identity> Tunnel<I> {
         sink: &mut S,
     ) -> Result<Sent, SinkFull> {
         self.flush_control(now, sink)?;
-        let drops = &mut self.shared.counters.drops;
         if !self.is_up {
-            drops.tx_link_down += 1;
+            self.shared.counters.drops.tx_link_down += 1;
             return Ok(Sent::Taken);
         }
         let Some(inner) = Inner::parse(packet) else {
-            drops.tx_malformed += 1;
+            self.shared.counters.drops.tx_malformed += 1;
             return Ok(Sent::Taken);
         };
+        let packet = &packet[..inner.len];
+        if self.has_come_back(packet, &inner) {
+            self.shared.counters.drops.tx_loop += 1;
+            return Ok(Sent::Taken);
+        }
+        let drops = &mut self.shared.counters.drops;
         let Some(index) = self.allowed_ips.route(inner.destination) else {
             drops.tx_no_route += 1;
             return Ok(Sent::Unreachable);
@@ -128,7 +133,7 @@ impl<I: Identity> Tunnel<I> {
             drops.tx_no_route += 1;
             return Ok(Sent::Unreachable);
         };
-        peer.send(&packet[..inner.len], &inner, identity, now, &mut self.shared, sink)
+        peer.send(packet, inner.ecn, identity, now, &mut self.shared, sink)
     }
 
     /// Takes one UDP datagram. `out` must be at least as long as the datagram, and at least

@@ -158,7 +158,7 @@ impl<I: Identity> Tunnel<I> {
         if let Some(remote) = update.endpoint {
             let was_known = peer.endpoint.is_some();
             // Its source is forgotten, even if it is where it was: whoever sets it wants a fresh start.
-            peer.endpoint = Some(Destination::new(unmapped(remote)));
+            peer.set_endpoint(Destination::new(unmapped(remote)), &mut self.shared);
             if !was_known {
                 peer.keepalive.hurry(now);
             }
@@ -180,6 +180,7 @@ impl<I: Identity> Tunnel<I> {
     fn remove_peer(&mut self, key: &PublicKey) {
         let Some(mut peer) = self.peers.remove(key) else { return };
         peer.shut_down(&mut self.shared);
+        self.shared.endpoints.moved(peer.index, peer.endpoint.map(|endpoint| endpoint.remote), None);
         self.shared.control.forget(peer.index);
         self.allowed_ips.remove_all(peer.index);
     }

@@ -2,13 +2,17 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use encrypt::Identity;
+use encrypt::{Identity, PrivateKey};
+use tunnel_core::PeerUpdate;
 
-use crate::world::{A, B, Datagram, Kind, World, add, kinds, on_every_backend, ping, seconds};
+use gso_queue::Ecn;
+
+use crate::world::{A, B, Datagram, Kind, World, add, kinds, on_every_backend, packet, ping, seconds};
 
 on_every_backend! {
     a_datagram_that_comes_back_is_dropped_and_counted,
     its_fragments_are_too,
+    it_is_dropped_too_if_it_would_go_to_another_peer,
     what_others_send_to_the_same_endpoint_passes,
     what_waited_for_the_route_to_be_right_arrives,
 }
@@ -127,6 +131,36 @@ fn its_fragments_are_too<I: Identity>() {
         }
         assert_eq!(world.nodes[A].count("tx_loop"), before + 2);
     }
+}
+
+/// The endpoints of two peers lie in each other's allowed IPs, so that a datagram would go round between them for ever.
+fn it_is_dropped_too_if_it_would_go_to_another_peer<I: Identity>() {
+    let mut world: World<I> = looping(V4);
+    let mut other = PeerUpdate::new(PrivateKey::from_bytes([7; 32]).public_key());
+    other.endpoint = Some("10.0.0.77:51820".parse().unwrap());
+    other.allowed_ips = vec![add("192.0.2.0/24")];
+    world.update(A, other);
+    let data = connect(&mut world);
+    let fragment = |payload: &[u8], at| ip(data.from.ip(), data.to.remote.ip(), payload, Some(at));
+    for came_back in [
+        fragment(&udp(data.from, data.to.remote, &data.bytes)[20..60], (0, true)),
+        fragment(&[0; 8], (40, false)),
+    ] {
+        world.send(A, &came_back);
+        assert_eq!(world.intercept(A), []);
+    }
+    assert_eq!(world.nodes[A].drops(), [("tx_loop", 5)]);
+
+    // The other peer's initiation comes back, too, and would go to B.
+    world.send(A, &packet("10.0.0.1", "192.0.2.9", Ecn::NotEct, b"for the other"));
+    let sent = loop_back(&mut world);
+    assert_eq!(kinds(&sent), [Kind::Initiation]);
+    let came_back = udp(sent[0].from, sent[0].to.remote, &sent[0].bytes);
+    let mut moved = PeerUpdate::new(PrivateKey::from_bytes([7; 32]).public_key());
+    moved.endpoint = Some("10.0.0.78:51820".parse().unwrap());
+    world.update(A, moved);
+    world.send(A, &came_back);
+    assert_eq!(kinds(&world.intercept(A)), [Kind::Data], "an endpoint that was left is nobody's");
 }
 
 fn what_others_send_to_the_same_endpoint_passes<I: Identity>() {
