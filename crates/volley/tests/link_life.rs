@@ -48,7 +48,7 @@ fn takes(port: &str) -> bool {
     UdpSocket::bind(format!("0.0.0.0:{port}")).is_ok()
 }
 
-/// `wg0` in the namespace `near` and `wg0` in `far`, which has the port 5001 and is up; they know each other.
+/// A namespace `far` with a daemon for `wg1`, which has the port 5001 and is up; it and `wg0` here know each other.
 fn pair(lab: &Lab) -> (Daemon, String) {
     lab.run(
         "ip netns add far && ip link add near0 type veth peer name far0 netns far
@@ -114,6 +114,7 @@ fn set_down_it_is_silent_and_set_up_it_says_that_it_is_there() {
 
         lab.run("ip link set wg0 down");
         eventually("the port is free", || takes("5000"));
+        assert_eq!(feature(lab, "link"), "down");
         let sent = transfer("wg0", 3);
         // A standby machine stands here now, and hears what was for us.
         let standby = UdpSocket::bind("0.0.0.0:5000").expect("free");

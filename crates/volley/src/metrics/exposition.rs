@@ -52,6 +52,7 @@ fn states(text: &mut Exposition, status: &DeviceStatus) {
         family.sample(&[("feature", feature), ("state", &state)], u8::from(enabled));
     }
     for (name, help, value) in [
+        ("volley_link_up", "1 while the interface is set up.", usize::from(status.link_up)),
         ("volley_mtu_bytes", "The interface's MTU.", status.mtu),
         ("volley_udp_gso_segments", "Datagrams per send, at most.", features.udp_gso_segments),
         ("volley_udp_send_buffer_bytes", "Kernel send buffer of each UDP socket.", features.udp_send_buffer),
