@@ -2,7 +2,7 @@
 
 mod common;
 
-use std::{fs, os::unix::net::UnixListener, thread};
+use std::{fs, os::unix::net::UnixListener, process::Stdio, thread};
 
 use common::{
     Lab, eventually, keys, lab, socket,
@@ -184,6 +184,9 @@ fn rules_whose_record_is_lost_are_not_doubled() {
 /// What cannot be undone stops nothing else, is told, and is left for the next time.
 #[test]
 fn the_interface_goes_though_the_firewall_would_not() {
+    if Environment::Pid1.rules_out(CLEANS_UP) {
+        return;
+    }
     lab(TOOLS, |lab| {
         network(lab);
         let before = snapshot(lab);
@@ -198,6 +201,34 @@ fn the_interface_goes_though_the_firewall_would_not() {
         assert!(!lab.run("ip rule; ip -6 rule; ls dns").contains("118"));
         assert!(lab.dir.join("postdown").exists());
         assert_ne!(snapshot(lab), before, "the firewall is there");
+        said(lab, "down ./wg0.conf");
+        assert_eq!(snapshot(lab), before);
+    });
+}
+
+/// Who waits in vain for somebody's program can end it, and the rest is undone.
+#[test]
+fn the_interface_goes_though_the_firewalls_program_hangs() {
+    if Environment::Pid1.rules_out(CLEANS_UP) {
+        return;
+    }
+    lab(TOOLS, |lab| {
+        network(lab);
+        let before = snapshot(lab);
+        tunnel(lab, "wg0", "Address = 10.1.0.1/24\nDNS = 192.0.2.53", "0.0.0.0/0, ::/0");
+        said(lab, "up ./wg0.conf");
+        lab.file("nft", "#!/bin/sh\ntouch $DIR/hangs\nexec sleep 60\n");
+        lab.run("mkdir broken; chmod 755 nft; mv nft broken");
+        let script = "export PATH=$DIR/broken:$PATH:$DIR/tools; exec volley down ./wg0.conf";
+        let mut down = lab.command("sh", &["-c", script]);
+        let mut down = down.stderr(Stdio::piped()).spawn().expect("sh runs");
+        eventually("nft hangs", || lab.dir.join("hangs").exists());
+        lab.run(&format!("kill -INT {}", lab.daemon_process(&down)));
+        eventually("it ends", || down.try_wait().expect("a child").is_some());
+        let text = String::from_utf8(down.wait_with_output().expect("a child").stderr).expect("text");
+        assert!(text.contains("nft took too long"), "{text}");
+        assert!(!socket("wg0").exists() && !lab.sh("ip link show wg0").status.success());
+        assert!(!lab.run("ip rule; ip -6 rule; ls dns").contains("118"));
         said(lab, "down ./wg0.conf");
         assert_eq!(snapshot(lab), before);
     });

@@ -82,7 +82,7 @@ impl Stop<'_> {
         let (made, trouble) = self.made(record).await;
         troubles.extend(trouble);
         // From here on a signal stops nothing.
-        let failed = steps::undo(&Site { net, name, lock: &lock }, made.iter()).await;
+        let failed = steps::undo(&Site { net, name, lock: &lock }, &mut end, made.iter()).await;
         troubles.extend(report(name, failed).err());
         let mut end = EndSignals::listen()?;
         troubles.extend(end.unless(self.run(&config.interface.hooks.post_down)).await.err());

@@ -55,7 +55,7 @@ pub(crate) fn up(argument: &str, running: bool, foreground: bool) -> Result<(), 
         let net = Net::open().or_trouble("cannot open a netlink socket")?;
         let lock = end.unless(Lock::of_interface(name)).await?;
         let start = Start { net: &net, file: &file, config: &config, running, lock: &lock };
-        if let Err(trouble) = start.clear_the_way().await {
+        if let Err(trouble) = start.clear_the_way(&mut end).await {
             lock.remove();
             return Err(trouble);
         }
@@ -64,7 +64,7 @@ pub(crate) fn up(argument: &str, running: bool, foreground: bool) -> Result<(), 
         let daemon = match started {
             Ok(daemon) => daemon,
             Err(trouble) => {
-                let failed = steps::undo(&start.site(), journal.into_record().to_undo()).await;
+                let failed = steps::undo(&start.site(), &mut end, journal.into_record().to_undo()).await;
                 let others = report(name, failed).err();
                 lock.remove();
                 return Err(trouble.and(others));

@@ -19,6 +19,7 @@ use super::{
 };
 use crate::{
     Trouble, WithFix, output,
+    signals::EndSignals,
     uapi::{self, client, is_alive, socket_path},
 };
 
@@ -27,6 +28,9 @@ const VALID_MARK: &str = "/proc/sys/net/ipv4/conf/all/src_valid_mark";
 
 /// How long a daemon may take to end. It should take half a second, on a machine that has the time.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long a program may take to undo its part when somebody has asked us to end.
+const GRACE: Duration = Duration::from_secs(2);
 
 /// Whose steps, and the lock that is held for them.
 #[derive(Clone, Copy)]
@@ -102,8 +106,11 @@ pub(super) async fn carry_out(
 
 /// Undoes what was made, the last first. What is gone already is no error, and an error does not stop the rest: what
 /// could not be undone is given with its reason.
+///
+/// A signal does not stop it either, but other people's programs then have little time left.
 pub(super) async fn undo(
     site: &Site<'_>,
+    end_signals: &mut EndSignals,
     made: impl DoubleEndedIterator<Item = &Made>,
 ) -> Vec<(Made, Trouble)> {
     let Site { net, name, lock } = *site;
@@ -115,12 +122,15 @@ pub(super) async fn undo(
         None => None,
     };
     let mut failed = Vec::new();
+    let mut hurry = Hurry { end_signals, is_asked: false };
     let has_link = made.iter().any(|made| matches!(made, Made::Link(_)));
     for made in made.into_iter().rev() {
         let undone = match made {
-            Made::Dns(entry) => dns::unset(entry, lock).await,
+            Made::Dns(entry) => hurry.up("resolvconf", dns::unset(entry, lock)).await,
             Made::Rule(rule) => net.delete_rule(rule).await.or_trouble("cannot remove a routing rule"),
-            Made::Firewall(firewall) => firewall.remove(name, lock).await,
+            Made::Firewall(firewall) => {
+                hurry.up(&firewall.tool.to_string(), firewall.remove(name, lock)).await
+            }
             Made::ValidMark(before) => restore_valid_mark(net, name, before).await,
             Made::Link(link) => {
                 routing = None;
@@ -140,6 +150,34 @@ pub(super) async fn undo(
     drop(routing);
     failed.reverse();
     failed
+}
+
+/// Whether somebody has asked us to end.
+struct Hurry<'a> {
+    end_signals: &'a mut EndSignals,
+    is_asked: bool,
+}
+
+impl Hurry<'_> {
+    /// The end of a program's work, for which there is no bound until somebody asks.
+    async fn up(
+        &mut self,
+        program: &str,
+        work: impl Future<Output = Result<(), Trouble>>,
+    ) -> Result<(), Trouble> {
+        let too_long = async {
+            if !self.is_asked {
+                let _signal = self.end_signals.any().await;
+                self.is_asked = true;
+            }
+            sleep(GRACE).await;
+        };
+        tokio::select! {
+            biased;
+            done = work => done,
+            () = too_long => Err(Trouble::new(format!("{program} took too long to undo its part, and was killed"))),
+        }
+    }
 }
 
 fn valid_mark() -> Option<String> {

@@ -21,6 +21,7 @@ use crate::{
     Trouble, WithFix,
     config::{Config, Table},
     daemon, output,
+    signals::EndSignals,
     uapi::{client, is_alive, socket_path},
 };
 
@@ -55,11 +56,11 @@ impl Start<'_> {
 
     /// Refuses what is there, and undoes what is left of an earlier start that did not come to its end, or whose daemon
     /// was killed.
-    pub(super) async fn clear_the_way(&self) -> Result<(), Trouble> {
+    pub(super) async fn clear_the_way(&self, end_signals: &mut EndSignals) -> Result<(), Trouble> {
         let name = self.name();
         let taken = |what: &str| {
             Trouble::new(format!("{what} `{name}` exists already"))
-                .fix(format!("take it down first: volley down {name}"))
+                .fix(format!("take it down first: volley down {}", self.file.path.display()))
         };
         let link = if self.running { Some(self.running_link().await?) } else { None };
         if let Some(record) = Record::read(name)? {
@@ -71,7 +72,7 @@ impl Start<'_> {
             output::notice(format_args!("volley: undoing what an earlier `{name}` has left"));
             // A daemon that runs already is not the one of the record.
             let of_others = |made: &&Made| !(self.running && **made == Made::Daemon);
-            let failed = steps::undo(&self.site(), record.to_undo().filter(of_others)).await;
+            let failed = steps::undo(&self.site(), end_signals, record.to_undo().filter(of_others)).await;
             report(name, failed)?;
         }
         if self.running {
