@@ -277,6 +277,11 @@ impl<I: Identity, P: TunPort> DataPlane<I, P> {
             return Err(error.into());
         }
         self.config.fwmark = new_mark;
+        if rebound.is_some() || fwmark.is_some() {
+            // Routes may depend on the mark; and whoever changes the port may mean that nothing gets through. The
+            // kernel's WireGuard starts afresh with both, too.
+            self.tunnel.forget_sources(|_, _| true);
+        }
         if let Some(port) = listen_port {
             self.link.any_port = port == 0;
         }

@@ -100,6 +100,8 @@ fn the_port_changes_under_a_live_session() {
             pair.a.handle.update(listen(0)).await.unwrap();
             let after = pair.a.status().await;
             assert_ne!(after.listen_port, before.listen_port);
+            assert!(before.peers[0].source.is_some());
+            assert_eq!(after.peers[0].source, None, "until b answers");
             UdpSocket::bind((Ipv4Addr::UNSPECIFIED, before.listen_port)).expect("the old port is free");
 
             pair.ping(2);
@@ -142,6 +144,8 @@ fn the_mark_is_set_on_the_live_sockets_or_nothing_changes() {
         if may_mark {
             result.unwrap();
             assert_eq!(after.fwmark, 0x1234);
+            assert!(before.peers[0].source.is_some());
+            assert_eq!(after.peers[0].source, None, "the mark may choose another route");
         } else {
             assert!(matches!(result, Err(UpdateError::Io(_))));
             assert_eq!(after.fwmark, 0);
