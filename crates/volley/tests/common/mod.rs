@@ -20,7 +20,10 @@ use std::{
 use nix::{
     mount::{MntFlags, MsFlags, mount, umount2},
     sched::{CloneFlags, unshare},
-    sys::signal::{Signal, kill},
+    sys::{
+        signal::{Signal, kill},
+        stat::{Mode, umask},
+    },
     unistd::Pid,
 };
 
@@ -79,6 +82,8 @@ impl Lab {
     fn enter() -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).expect("namespaces");
+        // This thread's alone, like its directory: what it makes has the modes that the test means.
+        umask(Mode::from_bits_truncate(0o022));
         let none: Option<&str> = None;
         mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).expect("private mounts");
         one_run_directory();
