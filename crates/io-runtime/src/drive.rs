@@ -31,6 +31,9 @@ use crate::{
 /// question costs next to nothing, short beside a wake-up.
 const LOOK_AGAIN: Duration = Duration::from_micros(100);
 
+/// Pause after a receive that failed: the socket may still have what it had, and does not say so again.
+const RECEIVE_AGAIN: Duration = Duration::from_millis(1);
+
 /// Everything that moves packets. Lives on one thread.
 pub(crate) struct DataPlane<I: Identity, P> {
     tunnel: Tunnel<I>,
@@ -42,6 +45,8 @@ pub(crate) struct DataPlane<I: Identity, P> {
     poller: Poller,
     alarm: Arc<Alarm>,
     ready: Ready,
+    /// A receive has failed: try again then.
+    receive_at: Option<Instant>,
     /// When the loop last learned which sources are ready.
     looked: Instant,
     scheduling: Scheduling,
@@ -98,6 +103,7 @@ impl<I: Identity, P: TunPort> DataPlane<I, P> {
             poller,
             alarm,
             ready: Ready::ALL,
+            receive_at: None,
             looked: now,
             scheduling: Scheduling::start(config.sched_batch, now),
             icmp: [0; MAX_ICMP_ERROR_LEN],
@@ -151,6 +157,7 @@ impl<I: Identity, P: TunPort> DataPlane<I, P> {
     /// UDP → tunnel → coalescer: one call's worth of each socket.
     fn ingress(&mut self, now: Instant) -> Result<Source, Error> {
         let mut found = Source::Drained;
+        self.receive_at = None;
         if !self.open_received(now)? {
             return Ok(Source::Held);
         }
@@ -170,6 +177,7 @@ impl<I: Identity, P: TunPort> DataPlane<I, P> {
                         );
                     }
                     self.counters.traffic.udp_recv_errors += 1;
+                    self.receive_at = Some(now + RECEIVE_AGAIN);
                 }
             }
             if !self.open_received(now)? {

@@ -11,7 +11,10 @@ use std::{
     time::Duration,
 };
 
-use encrypt::{Identity as _, PrivateKey, PublicKey, deterministic::InsecureIdentity};
+use encrypt::{
+    INITIATION_LEN, Identity as _, PeerIndex, PrivateKey, PublicKey, RESPONSE_LEN, Session as _,
+    SessionConfig, deterministic::InsecureIdentity,
+};
 use tokio::time::timeout;
 use tun_device::{MAX_FRAME_LEN, MemoryHost, MemoryTun, Offloads, TunDevice, VNET_HEADER_LEN};
 use tunnel_core::{AllowedIpUpdate, PeerUpdate, TunnelUpdate};
@@ -138,6 +141,37 @@ async fn fill_the_socket(arrangement: Arrangement) {
     while b.recv().await != 1 {}
     a.finish().await;
     b.finish().await;
+}
+
+#[test]
+fn what_a_failed_receive_left_behind_is_received_though_nothing_else_happens() {
+    let config = RuntimeConfig::default();
+    let sockets = sockets(&config);
+    let (deaf, port) = (sockets.v4.deaf.clone(), sockets.port);
+    let (device, _host) = MemoryTun::pair("test", Offloads::ALL).unwrap();
+    let handle = start::<InsecureIdentity, _>(device, sockets, config, None).unwrap();
+    let keys = [1, 2].map(|byte| PrivateKey::from_bytes([byte; 32]));
+    let now = clock::now();
+    let [ours, theirs] = keys.each_ref().map(|key| InsecureIdentity::new(key, now).public_key());
+    let tunnel = TunnelUpdate {
+        private_key: Some(Some(keys[0].clone())),
+        peers: vec![PeerUpdate::new(theirs)],
+        ..TunnelUpdate::default()
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(handle.update(DeviceUpdate { tunnel, ..DeviceUpdate::default() })).unwrap();
+
+    let index = PeerIndex::new(1).unwrap();
+    let peer = SessionConfig { peer: ours, preshared_key: None, index };
+    let mut initiation = [0; INITIATION_LEN];
+    InsecureIdentity::new(&keys[1], now).session(peer, now).initiate(&mut initiation, now).unwrap();
+    let socket = std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    socket.set_read_timeout(Some(LIMIT)).unwrap();
+    deaf.store(true, Relaxed);
+    socket.send_to(&initiation, (Ipv4Addr::LOCALHOST, port)).unwrap();
+    assert_eq!(socket.recv(&mut [0; 200]).expect("an answer"), RESPONSE_LEN);
+    let status = runtime.block_on(handle.status()).unwrap();
+    assert_eq!(status.io.traffic.udp_recv_errors, 1);
 }
 
 #[test]

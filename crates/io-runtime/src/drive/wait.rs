@@ -78,7 +78,8 @@ impl<I: Identity, P: TunPort> DataPlane<I, P> {
 
     fn next_deadline(&self) -> Option<Instant> {
         let sender = self.sender.as_ref().and_then(Sender::retry_at);
-        let deadlines = [self.tunnel.poll_timeout(), self.tun.retry_at(), sender, self.link.reopen_at];
+        let (tun, tunnel) = (self.tun.retry_at(), self.tunnel.poll_timeout());
+        let deadlines = [tunnel, tun, sender, self.receive_at, self.link.reopen_at];
         deadlines.into_iter().flatten().min()
     }
 }

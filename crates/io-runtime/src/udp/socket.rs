@@ -90,6 +90,9 @@ pub(crate) struct UdpSocket {
     /// Makes the socket as good as full, which no loopback ever is.
     #[cfg(test)]
     pub(crate) full: std::sync::Arc<std::sync::atomic::AtomicBool>,
+    /// Makes its next receive fail.
+    #[cfg(test)]
+    pub(crate) deaf: std::sync::Arc<std::sync::atomic::AtomicBool>,
 }
 
 impl UdpSocket {
@@ -128,6 +131,8 @@ impl UdpSocket {
             gso,
             #[cfg(test)]
             full: std::sync::Arc::default(),
+            #[cfg(test)]
+            deaf: std::sync::Arc::default(),
         })
     }
 
@@ -157,6 +162,10 @@ impl UdpSocket {
     /// Receives up to `bufs.len()` buffers in one call; each may hold several datagrams (see
     /// [`RecvMeta::stride`]).
     pub(crate) fn recv(&self, bufs: &mut [IoSliceMut<'_>], meta: &mut [RecvMeta]) -> io::Result<usize> {
+        #[cfg(test)]
+        if self.deaf.swap(false, std::sync::atomic::Ordering::Relaxed) {
+            return Err(io::Error::from_raw_os_error(nix::libc::ENOMEM));
+        }
         self.state.recv(UdpSockRef::from(&self.socket), bufs, meta)
     }
 
