@@ -92,7 +92,7 @@ fn when_sending_is_gone_the_daemon_ends_and_says_why() {
 
 #[test]
 fn when_waiting_is_forbidden_the_daemon_ends_and_says_why() {
-    ends_and_says_why(&injected("epoll_wait", "EPERM", ":when=400+"), "", "cannot wait");
+    ends_and_says_why(&injected("/^epoll_p?wait$", "EPERM", ":when=400+"), "", "cannot wait");
 }
 
 /// On the TUN device alone.

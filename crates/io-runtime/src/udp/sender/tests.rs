@@ -3,11 +3,12 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
-use gso_queue::{DatagramSink as _, QueueConfig};
+use gso_queue::{DatagramSink as _, Ecn, QueueConfig};
 use nix::libc::{
     EADDRNOTAVAIL, EAGAIN, EHOSTUNREACH, EINTR, EINVAL, EIO, EMSGSIZE, ENETUNREACH, ENOBUFS, ENOSYS, EPERM,
 };
 use proptest::prelude::*;
+use quinn_udp::Transmit;
 
 use super::*;
 use crate::udp::shares::SendBuffer;
