@@ -77,6 +77,8 @@ fn daemon(host: &Host, number: u8, arguments: &[&str], peers: Vec<PeerConfig>) -
     let daemon = Daemon::start(host, &volley, INTERFACE).expect("a daemon");
     let private_key = key(number).to_hex().to_string();
     daemon.uapi().set(host, &DeviceConfig { private_key, listen_port: PORT, peers }).expect("configured");
+    // A machine that is busy with other tests must not lose packets where this one does not look.
+    host.set_queue_len(INTERFACE, 20_000).expect("a queue");
     host.set_up_tunnel(INTERFACE, PORT).expect("up");
     host.add_address(INTERFACE, inner(number), 24).expect("an address");
     daemon
