@@ -8,7 +8,6 @@
 mod common;
 
 use std::{
-    collections::HashMap,
     env, fs,
     process::{Child, Command, Stdio},
     thread,
@@ -16,6 +15,7 @@ use std::{
 
 use common::{
     Lab, eventually, lab,
+    step::{self, Step},
     system::{VOLLEY, network, snapshot, strangers, tunnel},
     took,
 };
@@ -72,13 +72,6 @@ const PLAIN: &[&str] = &[
     "uname",
 ];
 
-/// Before the `nth` time that the program makes `call`.
-#[derive(Clone, Debug)]
-struct Step {
-    call: String,
-    nth: usize,
-}
-
 /// Two tunnels, strangers, and the tunnel that is to come and go; and the system without it.
 fn prepare(lab: &Lab) -> String {
     network(lab);
@@ -102,9 +95,7 @@ fn volley(lab: &Lab, command: &str) -> Command {
 
 /// `volley`, its own thread traced, and killed at a step.
 fn traced(lab: &Lab, command: &str, at: Option<(&Step, Signal)>) -> Command {
-    let inject = at.map(|(Step { call, nth }, signal)| {
-        format!("-etrace={call} -einject={call}:signal={}:when={nth}", signal.as_str())
-    });
+    let inject = at.map(|(step, signal)| step.options(signal).join(" "));
     let script = format!(
         "export PATH=$PATH:$DIR/tools; exec strace -qqq -o trace {} {} {command} ./wg0.conf",
         inject.unwrap_or_default(),
@@ -119,17 +110,8 @@ fn traced(lab: &Lab, command: &str, at: Option<(&Step, Signal)>) -> Command {
 fn steps(lab: &Lab, command: &str) -> Vec<Step> {
     assert!(traced(lab, command, None).status().expect("strace runs").success(), "{command}");
     let text = fs::read_to_string(lab.dir.join("trace")).expect("a trace");
-    let mut counts: HashMap<&str, usize> = HashMap::new();
-    let mut steps = Vec::new();
-    for call in
-        text.lines().filter_map(|line| Some(line.split_once('(')?.0)).filter(|call| !call.contains(' '))
-    {
-        let nth = counts.entry(call).or_default();
-        *nth += 1;
-        if !PLAIN.contains(&call) {
-            steps.push(Step { call: call.to_owned(), nth: *nth });
-        }
-    }
+    let steps = step::steps(&text).map(|(_, step)| step);
+    let steps: Vec<_> = steps.filter(|step| !PLAIN.contains(&&*step.call)).collect();
     assert!(steps.len() > 20, "{steps:?}");
     steps
 }

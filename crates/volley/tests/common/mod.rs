@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test file uses its part")]
 
 pub(crate) mod environment;
+pub(crate) mod step;
 pub(crate) mod system;
 
 use std::{
