@@ -14,11 +14,13 @@ use std::{
     os::unix::fs::FileExt,
     process::{ChildStdin, ChildStdout, Command, Stdio},
     sync::mpsc,
+    time::Duration,
 };
 
 use encrypt::{
-    INITIATION_LEN, PresharedKey, PrivateKey, RESPONSE_LEN,
-    native::{Addressed, LocalIdentity, PeerHandshake},
+    DATA_OVERHEAD, INITIATION_LEN, Identity, PeerIndex, PresharedKey, PrivateKey, RESPONSE_LEN, Session,
+    SessionConfig,
+    native::{Addressed, Environment, LocalIdentity, NativeIdentity, PeerHandshake},
 };
 use rand_core::{CryptoRng, Error, RngCore};
 use support::{Vector, start, wall};
@@ -31,20 +33,31 @@ enum End {
     Removed,
     /// Peers stay, with another pre-shared key, after the private keys were replaced and the sessions expired.
     Changed,
+    /// Peers and identities stay; 540 s after the last new keys those are forgotten (§6.3).
+    Expired,
 }
 
-const CHILD: [(&str, End); 2] =
-    [("--as-the-child-that-removes", End::Removed), ("--as-the-child-that-changes", End::Changed)];
+const CHILD: [(&str, End); 3] = [
+    ("--as-the-child-that-removes", End::Removed),
+    ("--as-the-child-that-changes", End::Changed),
+    ("--as-the-child-whose-keys-expire", End::Expired),
+];
 
 fn main() {
     for argument in std::env::args() {
         if let Some((_, end)) = CHILD.iter().find(|(name, _)| *name == argument) {
-            return child(*end);
+            // Should one of the two wait for the other in vain.
+            std::thread::spawn(|| {
+                std::thread::sleep(Duration::from_secs(60));
+                std::process::exit(1);
+            });
+            return if *end == End::Expired { child_that_waits() } else { child(*end) };
         }
     }
     for (name, end) in [
         ("no_secret_is_left_in_memory_when_peers_and_keys_are_removed", End::Removed),
         ("no_secret_is_left_in_memory_when_all_keys_have_changed", End::Changed),
+        ("no_secret_of_a_session_is_left_in_memory_after_540_seconds", End::Expired),
     ] {
         parent(end);
         println!("test {name} ... ok");
@@ -74,13 +87,24 @@ fn parent(end: End) {
     await_stop(&mut from);
     let found = search(child.id(), &patterns);
     for secret in ["initiators", "responders", "static_i", "static_r", "psk"] {
-        assert!(found.iter().any(|found| found == secret), "{secret} is in use, and must be seen: {found:?}");
+        assert!(
+            found.iter().any(|found| found.starts_with(secret)),
+            "{secret} is in use, and must be seen: {found:?}"
+        );
     }
 
     go_on(&mut to);
-    to.write_all(vector.bytes("ephemeral_i")).unwrap();
+    if end != End::Expired {
+        to.write_all(vector.bytes("ephemeral_i")).unwrap();
+    }
     await_stop(&mut from);
-    let found = search(child.id(), &patterns);
+    let mut found = search(child.id(), &patterns);
+    if end == End::Expired {
+        // What is meant to last.
+        found.retain(|name| {
+            !["static_i", "static_r", "psk", "ss"].iter().any(|lasts| name.starts_with(lasts))
+        });
+    }
     go_on(&mut to);
     assert!(child.wait().unwrap().success());
     assert!(found.is_empty(), "left in memory: {found:?}");
@@ -110,10 +134,15 @@ fn go_on(to: &mut ChildStdin) {
     to.write_all(&[0]).unwrap();
 }
 
-/// The names of the patterns that are in the writable memory of a process.
+/// The names of the patterns that are in the writable memory of a process, and where.
 fn search(process: u32, patterns: &[(String, Vec<u8>)]) -> Vec<String> {
     let maps = std::fs::read_to_string(format!("/proc/{process}/maps")).unwrap();
     let memory = File::open(format!("/proc/{process}/mem")).unwrap();
+    // By their first two bytes, so that one pass does for all.
+    let mut by_start: Vec<Vec<&(String, Vec<u8>)>> = vec![Vec::new(); 1 << 16];
+    for pattern in patterns {
+        by_start[usize::from(u16::from_ne_bytes([pattern.1[0], pattern.1[1]]))].push(pattern);
+    }
     let mut found = Vec::new();
     let mut searched = 0;
     for line in maps.lines().filter(|line| line.split(' ').nth(1).is_some_and(|mode| mode.starts_with("rw")))
@@ -125,12 +154,12 @@ fn search(process: u32, patterns: &[(String, Vec<u8>)]) -> Vec<String> {
             continue; // [vvar] and the like
         }
         searched += bytes.len();
-        for (name, pattern) in patterns {
-            // The first byte is looked for alone: it is much faster.
-            let first = pattern[0];
-            let hit = |at: usize| bytes[at] == first && bytes[at..].starts_with(pattern);
-            if !found.contains(name) && (0..bytes.len()).any(hit) {
-                found.push(name.clone());
+        for (at, pair) in bytes.windows(2).enumerate() {
+            for (name, pattern) in &by_start[usize::from(u16::from_ne_bytes([pair[0], pair[1]]))] {
+                if bytes[at..].starts_with(pattern) {
+                    let place = line.rsplit(' ').next().unwrap_or_default();
+                    found.push(format!("{name} at {at:#x} of {:#x} in {place}", bytes.len()));
+                }
             }
         }
     }
@@ -140,18 +169,19 @@ fn search(process: u32, patterns: &[(String, Vec<u8>)]) -> Vec<String> {
 
 // ----------------------------------------------------------------------------------------------------------------- child
 
-/// Gives one ephemeral key, straight from the pipe.
-struct FromParent<'a>(&'a File);
+/// Gives ephemeral keys, straight from the pipe, and numbers that are no secret.
+struct FromParent(File, u32);
 
-impl RngCore for FromParent<'_> {
+impl RngCore for FromParent {
     fn next_u32(&mut self) -> u32 {
-        unreachable!("only ephemeral keys are drawn")
+        self.1 += 1;
+        self.1
     }
     fn next_u64(&mut self) -> u64 {
-        unreachable!("only ephemeral keys are drawn")
+        self.next_u32().into()
     }
     fn fill_bytes(&mut self, bytes: &mut [u8]) {
-        (&mut self.0).read_exact(bytes).unwrap();
+        self.0.read_exact(bytes).unwrap();
     }
     fn try_fill_bytes(&mut self, bytes: &mut [u8]) -> Result<(), Error> {
         self.fill_bytes(bytes);
@@ -159,7 +189,7 @@ impl RngCore for FromParent<'_> {
     }
 }
 
-impl CryptoRng for FromParent<'_> {}
+impl CryptoRng for FromParent {}
 
 /// Stops for the parent to look.
 fn stop(input: &File) {
@@ -196,13 +226,14 @@ fn child(end: End) {
     scrub();
 
     let (now, wall) = (start(), wall(1));
+    let mut rng = FromParent(input.try_clone().unwrap(), 0);
     let mut initiation = [0; INITIATION_LEN];
-    to_r.initiate(&i, 1, wall, now, &mut FromParent(&input), &mut initiation).unwrap();
+    to_r.initiate(&i, 1, wall, now, &mut rng, &mut initiation).unwrap();
     let Ok(Addressed::Initiation(message)) = r.verify_mac1(&initiation) else { panic!() };
     let mut response = [0; RESPONSE_LEN];
     let handshakes = &mut to_i;
     let find = move |_: &_| Some(((), handshakes));
-    let ((), rs) = r.respond(&message, find, 2, now, &mut FromParent(&input), &mut response).unwrap();
+    let ((), rs) = r.respond(&message, find, 2, now, &mut rng, &mut response).unwrap();
     let Ok(Addressed::Response(message)) = i.verify_mac1(&response) else { panic!() };
     let is = to_r.read_response(&i, &message).unwrap();
 
@@ -226,12 +257,13 @@ fn child(end: End) {
     helpers[1].run(move || lease.seal_train(&mut [0; 32], 32).unwrap());
     // One initiation more, that is never answered: its secrets are those of the first, for its ephemeral key is the same.
     let mut again = [0; INITIATION_LEN];
-    to_r.initiate(&i, 3, wall, now, &mut FromParent(&input), &mut again).unwrap();
+    to_r.initiate(&i, 3, wall, now, &mut rng, &mut again).unwrap();
     match end {
         End::Removed => {
             drop((to_i, to_r, i, r));
             stop(&input);
         }
+        End::Expired => unreachable!("has a child of its own"),
         End::Changed => {
             drop((i, r));
             for peer in [&mut to_i, &mut to_r] {
@@ -242,6 +274,55 @@ fn child(end: End) {
             assert_eq!(to_i.pending().chain(to_r.pending()).count(), 0);
         }
     }
+}
+
+/// Two sessions whose identities have their random numbers from the parent.
+#[inline(never)]
+fn child_that_waits() {
+    let input = File::open("/dev/stdin").unwrap();
+    let now = start();
+    let [mut i, mut r] = [0; 2].map(|_| {
+        let mut key = read(&input, |bytes| Box::new(PrivateKey::from_bytes(*bytes)));
+        let rng = Box::new(FromParent(input.try_clone().unwrap(), 0));
+        let environment = Environment { rng, wall: Box::new(|_| wall(1)) };
+        let identity = NativeIdentity::with(&key, u64::MAX, environment, now);
+        key.zeroize();
+        scrub();
+        identity
+    });
+    let psk = read(&input, |bytes| Box::new(PresharedKey::from_bytes(*bytes)));
+    let peers = [r.public_key(), i.public_key()];
+    let [mut to_r, mut to_i] = [(peers[0], &mut i), (peers[1], &mut r)].map(|(peer, own)| {
+        let index = PeerIndex::new(1).unwrap();
+        own.session(SessionConfig { peer, preshared_key: Some((*psk).clone()), index }, now)
+    });
+    drop(psk);
+    scrub();
+
+    let from = ([192, 0, 2, 1], 1).into();
+    let (mut initiation, mut response, mut confirmation, mut out) =
+        ([0; INITIATION_LEN], [0; 148], [0; 148], [0; 200]);
+    to_r.initiate(&mut initiation, now).unwrap();
+    to_i.open(&initiation, &mut response, from, now).unwrap();
+    to_r.open(&response[..RESPONSE_LEN], &mut confirmation, from, now).unwrap();
+    to_i.open(&confirmation[..DATA_OVERHEAD], &mut out, from, now).unwrap();
+    for (from, to) in [(0, 1), (1, 0)] {
+        let ends = [&mut to_r, &mut to_i];
+        // Keepalives: nothing of them has to be answered, or there would be another handshake.
+        let mut sealed = [0; DATA_OVERHEAD];
+        ends[from].seal(&[], &mut sealed, now).unwrap();
+        ends[to].open(&sealed, &mut out, ([192, 0, 2, 1], 1).into(), now).unwrap();
+    }
+    stop(&input);
+
+    for session in [&mut to_r, &mut to_i] {
+        for _ in 0..4 {
+            session.handle_timeout(&mut initiation, now + Duration::from_secs(540));
+        }
+        assert!(!session.is_live());
+    }
+    stop(&input);
+    drop((to_r, to_i));
 }
 
 /// A thread that does jobs, and sleeps in between with whatever they left on its stack.

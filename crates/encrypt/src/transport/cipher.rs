@@ -1,15 +1,23 @@
 //! ChaCha20-Poly1305 (§5.4.6) with a key that is wiped.
+//!
+//! ring's keys cannot be wiped, and should not lie on the heap: they are an enum of all its ciphers' keys, some 500 bytes, most
+//! of which are of another cipher and hold whatever was on the stack when they were made. So the heap has the 32 bytes alone,
+//! and ring's key is made of them for each train, on a stack that is overwritten afterwards. That costs some ten
+//! nanoseconds.
 
 use std::fmt;
 
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
-use zeroize::optimization_barrier;
+use zeroize::Zeroizing;
 
 use super::DATA_TAG_LEN;
 use crate::KEY_LEN;
 
-/// The key of one direction. Overwritten when dropped; what using it leaves on the stack is its user's to wipe.
-pub(super) struct CipherKey(LessSafeKey);
+/// The key of one direction. Wiped when dropped.
+pub(super) struct CipherKey(Zeroizing<[u8; KEY_LEN]>);
+
+/// A key made ready, for as long as one train takes. Lies on the stack, which is its user's to wipe.
+pub(super) struct Cipher(LessSafeKey);
 
 /// The tag does not verify.
 #[derive(Debug)]
@@ -17,9 +25,17 @@ pub(super) struct Forged;
 
 impl CipherKey {
     pub(super) fn new(key: &[u8; KEY_LEN]) -> Self {
-        Self(ring_key(key))
+        Self(Zeroizing::new(*key))
     }
 
+    #[inline]
+    pub(super) fn make_ready(&self) -> Cipher {
+        let key = UnboundKey::new(&CHACHA20_POLY1305, &*self.0).expect("the cipher's key is 32 bytes long");
+        Cipher(LessSafeKey::new(key))
+    }
+}
+
+impl Cipher {
     /// Encrypts `content` in place and writes its tag. `content` fits a datagram, so it is never too long for the cipher.
     pub(super) fn seal(&self, counter: u64, content: &mut [u8], tag: &mut [u8; DATA_TAG_LEN]) {
         let sealed = self
@@ -32,12 +48,12 @@ impl CipherKey {
     /// Decrypts `sealed`, content and tag, in place. Gives the content's length.
     ///
     /// # Errors
-    /// It is not authentic; the content's bytes are zeros then.
+    /// It is not authentic; all of it is zeros then.
     pub(super) fn open(&self, counter: u64, sealed: &mut [u8]) -> Result<usize, Forged> {
         match self.0.open_in_place(nonce(counter), Aad::empty(), sealed) {
             Ok(content) => Ok(content.len()),
             Err(_) => {
-                // ring does so itself, but promises it nowhere.
+                // ring does so with the content itself, but promises it nowhere.
                 sealed.fill(0);
                 Err(Forged)
             }
@@ -45,23 +61,10 @@ impl CipherKey {
     }
 }
 
-/// ring has no way to wipe a key, so another takes its place. Both are of one kind and size: the assignment writes over
-/// each byte of the secret.
-impl Drop for CipherKey {
-    fn drop(&mut self) {
-        self.0 = ring_key(&[0; KEY_LEN]);
-        optimization_barrier(&self.0); // or the compiler would see that nobody reads it any more
-    }
-}
-
 impl fmt::Debug for CipherKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("CipherKey(…)")
     }
-}
-
-fn ring_key(key: &[u8; KEY_LEN]) -> LessSafeKey {
-    LessSafeKey::new(UnboundKey::new(&CHACHA20_POLY1305, key).expect("the cipher's key is 32 bytes long"))
 }
 
 /// 32 zero bits, then the counter, little-endian.

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::{DATA_HEADER_LEN, TransportKeys};
+use super::{DATA_HEADER_LEN, TransportKeys, cipher::Cipher};
 use crate::{
     REJECT_AFTER_MESSAGES, Reject,
     wipe::{self, with_clean_stack},
@@ -48,7 +48,7 @@ impl TransportKeys {
     /// * [`Reject::Replay`]: its counter is past REJECT_AFTER_MESSAGES (§6.2). It is as it was.
     /// * [`Reject::BadTag`]: not authentic. Its content was overwritten with zeros.
     pub fn open(&self, datagram: &mut [u8]) -> Result<Unchecked, Reject> {
-        with_clean_stack::<{ wipe::DATA }, _>(|| self.open_one(datagram))
+        with_clean_stack::<{ wipe::DATA }, _>(|| self.open_one(&self.opening.make_ready(), datagram))
     }
 
     /// As [`open`](Self::open) for each datagram of `train`, which are `stride` bytes long each but the last. Calls `each`
@@ -61,16 +61,17 @@ impl TransportKeys {
     ) {
         let stride = if stride == 0 { train.len().max(1) } else { stride };
         with_clean_stack::<{ wipe::DATA }, _>(|| {
+            let cipher = self.opening.make_ready();
             let mut start = 0;
             for datagram in train.chunks_mut(stride) {
                 let place = start..start + datagram.len();
                 start = place.end;
-                each(place, self.open_one(datagram));
+                each(place, self.open_one(&cipher, datagram));
             }
         });
     }
 
-    fn open_one(&self, datagram: &mut [u8]) -> Result<Unchecked, Reject> {
+    fn open_one(&self, cipher: &Cipher, datagram: &mut [u8]) -> Result<Unchecked, Reject> {
         let Message::Data { receiver, counter } = Message::parse(datagram)? else {
             return Err(Reject::Malformed);
         };
@@ -81,7 +82,7 @@ impl TransportKeys {
         if counter >= REJECT_AFTER_MESSAGES {
             return Err(Reject::Replay);
         }
-        match self.opening.open(counter, &mut datagram[DATA_HEADER_LEN..]) {
+        match cipher.open(counter, &mut datagram[DATA_HEADER_LEN..]) {
             Ok(len) => Ok(Unchecked { index: receiver, counter, len }),
             Err(_) => Err(Reject::BadTag),
         }

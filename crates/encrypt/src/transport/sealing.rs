@@ -2,7 +2,7 @@
 
 use std::{fmt, ops::Range, sync::Arc};
 
-use super::{DATA_HEADER_LEN, DATA_TAG_LEN, TransportKeys};
+use super::{DATA_HEADER_LEN, DATA_TAG_LEN, TransportKeys, cipher::Cipher};
 use crate::{
     DATA_OVERHEAD,
     wipe::{self, with_clean_stack},
@@ -58,8 +58,9 @@ impl Lease {
             return Err(TrainError);
         }
         with_clean_stack::<{ wipe::DATA }, _>(|| {
+            let cipher = self.keys.sealing.make_ready();
             for (datagram, counter) in train.chunks_mut(stride).zip(self.counters()) {
-                self.keys.seal(counter, datagram);
+                self.keys.seal(&cipher, counter, datagram);
             }
         });
         Ok(())
@@ -68,13 +69,13 @@ impl Lease {
 
 impl TransportKeys {
     /// `datagram` is at least [`DATA_OVERHEAD`] bytes long.
-    fn seal(&self, counter: u64, datagram: &mut [u8]) {
+    fn seal(&self, cipher: &Cipher, counter: u64, datagram: &mut [u8]) {
         let Some((header, rest)) = datagram.split_first_chunk_mut::<DATA_HEADER_LEN>() else { return };
         let Some((content, tag)) = rest.split_last_chunk_mut::<DATA_TAG_LEN>() else { return };
         header[..4].copy_from_slice(&TYPE_DATA.to_le_bytes());
         header[4..8].copy_from_slice(&self.remote_index.to_le_bytes());
         header[8..].copy_from_slice(&counter.to_le_bytes());
-        self.sealing.seal(counter, content, tag);
+        cipher.seal(counter, content, tag);
     }
 }
 
