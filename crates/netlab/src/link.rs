@@ -87,7 +87,11 @@ impl Host {
         let deadline = clock::now() + OPENS;
         let port_there = format!(":{port:04X}");
         loop {
-            let sockets = self.run(|| fs::read_to_string("/proc/thread-self/net/udp"))?;
+            // Some have one IPv6 socket for both families.
+            let sockets = self.run(|| {
+                let table = |name| fs::read_to_string(format!("/proc/thread-self/net/{name}"));
+                table("udp").map(|udp| udp + &table("udp6").unwrap_or_default())
+            })?;
             let mut local_addresses = sockets.lines().filter_map(|line| line.split_whitespace().nth(1));
             if local_addresses.any(|address| address.ends_with(&port_there)) {
                 return Ok(());
