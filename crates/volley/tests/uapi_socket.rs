@@ -6,10 +6,11 @@ use std::{
     io::{Read, Write},
     os::unix::net::UnixStream,
     path::Path,
+    process::Stdio,
     thread,
 };
 
-use common::{PATIENCE, lab, took};
+use common::{PATIENCE, eventually, lab, took};
 
 const PEER: &str = "b85996fecc9c7f1fc6d2572a76eda11d59bcd20be8e543b15ce4bd85a8e75a33";
 
@@ -157,5 +158,20 @@ fn an_endless_request_is_cut_off() {
         let mut answer = String::new();
         let _ = stream.read_to_string(&mut answer); // may end with a reset
         lab.run("volley show wg0");
+    });
+}
+
+#[test]
+fn whoever_looks_while_it_starts_does_not_take_the_socket_away() {
+    lab(&["wg", "ip", "strace"], |lab| {
+        // `wg` removes a socket on which nobody listens. Here it has half a second to find one.
+        let slowly = ["-qqq", "-o", "/dev/null", "-etrace=listen", "-einject=listen:delay_enter=500ms"];
+        let mut command = lab.command("strace", &slowly);
+        command.args([env!("CARGO_BIN_EXE_volley"), "-f", "wg0"]).stderr(Stdio::null());
+        let mut child = command.spawn().expect("strace runs");
+        eventually("it answers", || lab.sh("wg show wg0; wg show wg0").status.success());
+        lab.run("wg show wg0 && ip link delete wg0");
+        eventually("it ends", || child.try_wait().expect("a child").is_some_and(|status| status.success()));
+        assert_eq!(lab.run("ls -A /run/wireguard"), "");
     });
 }

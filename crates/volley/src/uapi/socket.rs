@@ -1,6 +1,7 @@
 //! The socket's file, `/var/run/wireguard/NAME.sock`: made, taken over, watched and removed.
 
 use std::{
+    ffi::OsString,
     fs, io,
     os::{
         fd::{AsFd, OwnedFd},
@@ -151,16 +152,8 @@ impl Socket {
         if is_alive(path) {
             return Err(BindError::Taken(path.to_owned()));
         }
-        match fs::remove_file(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(path)(error)),
-            _ => {}
-        }
-        let previous = umask(Mode::from_bits_truncate(0o077));
-        let listener = StdListener::bind(path);
-        umask(previous);
-        let listener = listener.map_err(failed(path))?;
-        let file = SocketFile::of(path).map_err(failed(path))?;
-        Ok(Self { listener, file: Some(file) })
+        let (listener, identity) = place(path).map_err(failed(path))?;
+        Ok(Self { listener, file: Some(SocketFile { path: path.to_owned(), identity }) })
     }
 
     /// Takes over a listening socket that our parent made (`WG_UAPI_FD`).
@@ -198,6 +191,29 @@ impl Drop for Socket {
     fn drop(&mut self) {
         if let Some(file) = self.file.as_ref().filter(|file| file.is_in_place()) {
             let _ = fs::remove_file(&file.path);
+        }
+    }
+}
+
+/// Makes a socket that somebody listens on from its first moment: `wg` removes any other that it finds. Takes the place of
+/// what is there. Gives its identity, too.
+fn place(path: &Path) -> io::Result<(StdListener, (u64, u64))> {
+    let mut name = OsString::from(".");
+    name.push(path.file_name().ok_or(io::ErrorKind::InvalidInput)?);
+    name.push(".new");
+    let new = path.with_file_name(name);
+    // Of one that was killed in between.
+    let _ = fs::remove_file(&new);
+    let previous = umask(Mode::from_bits_truncate(0o077));
+    let listener = StdListener::bind(&new);
+    umask(previous);
+    let listener = listener?;
+    let moved = identity(&new).and_then(|identity| fs::rename(&new, path).map(|()| identity));
+    match moved {
+        Ok(identity) => Ok((listener, identity)),
+        Err(error) => {
+            let _ = fs::remove_file(&new);
+            Err(error)
         }
     }
 }
