@@ -150,7 +150,7 @@ fn one_datagram(c: &mut Criterion) {
         let (native, _) = ends();
         group.bench_function(format!("native, {name}"), |b| {
             b.iter(|| {
-                native.keys().lease(1).expect("counters").seal_train(&mut datagram, len).expect("fits")
+                native.keys().lease(1).expect("counters").seal_train(&mut datagram, len).expect("fits");
             });
         });
     }
