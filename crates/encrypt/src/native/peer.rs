@@ -50,8 +50,9 @@ struct Secrets {
     static_shared: SecretWord,
     /// The public key of the identity that `static_shared` was computed with.
     shared_with: Option<PublicKey>,
-    /// The last one, and the one before: a network that is slow answers that after its retry.
-    pending: [Option<Pending>; 2],
+    /// The last one, and the one before: a network that is slow answers that after its retry. Boxed each, for `None` written
+    /// over a `Pending` may bring as many bytes of the stack as a `Pending` has, and no drop wipes those.
+    pending: [Option<Box<Pending>>; 2],
     cookie: Cookie,
 }
 
@@ -173,9 +174,9 @@ impl PeerHandshake {
         transcript.seal(&for_timestamp, stamp.as_bytes(), &mut out[initiation::TIMESTAMP]);
 
         self.last_sent = Some(stamp);
-        // The oldest changes places and is written over.
+        // The oldest changes places and is dropped.
         self.secrets.pending.swap(0, 1);
-        self.secrets.pending[0] = Some(Pending { local_index, ephemeral, transcript });
+        self.secrets.pending[0] = Some(Box::new(Pending { local_index, ephemeral, transcript }));
         Ok(())
     }
 
@@ -197,7 +198,7 @@ impl PeerHandshake {
             let receiver = message.receiver();
             let message = message.0;
             let secrets = &*self.secrets;
-            let is_answered = |pending: &Option<Pending>| {
+            let is_answered = |pending: &Option<Box<Pending>>| {
                 pending.as_ref().is_some_and(|pending| pending.local_index == receiver)
             };
             let at = secrets.pending.iter().position(is_answered).ok_or(Reject::NoSession)?;
