@@ -2,6 +2,7 @@
 
 use std::{
     collections::VecDeque,
+    fs,
     io::{BufRead, BufReader, Read},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
@@ -198,7 +199,8 @@ impl Daemon {
     fn wait_until_ready(&mut self, host: &Host) -> Result<()> {
         let deadline = clock::now() + START;
         let uapi = self.uapi();
-        while !uapi.answers(host) {
+        // gotatun 0.10 panics when a client comes while its main thread still makes the device.
+        while !(uapi.exists(host) && self.main_thread_sleeps() && uapi.answers(host)) {
             if let Some(status) = self.exited()? {
                 // Its last words may still be on the way from the pipe to the list.
                 thread::sleep(Duration::from_millis(50));
@@ -213,6 +215,14 @@ impl Daemon {
             thread::sleep(POLL);
         }
         Ok(())
+    }
+
+    /// Whether its main thread waits for something (proc(5): pid (comm) state …).
+    fn main_thread_sleeps(&self) -> bool {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id()));
+        stat.is_ok_and(|stat| {
+            stat.rsplit(')').next().is_some_and(|fields| fields.trim_start().starts_with('S'))
+        })
     }
 
     fn nix_pid(&self) -> Pid {

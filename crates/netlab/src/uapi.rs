@@ -6,6 +6,7 @@ use std::{
     io::{Read, Write as _},
     net::{Shutdown, SocketAddr},
     os::unix::net::UnixStream,
+    path::Path,
     time::Duration,
 };
 
@@ -84,6 +85,12 @@ impl Uapi {
     /// The interface's socket, where every implementation puts it.
     pub fn new(interface: &str) -> Self {
         Self { path: format!("/var/run/wireguard/{interface}.sock") }
+    }
+
+    /// Whether there is a socket, that of a daemon which is still starting included.
+    pub fn exists(&self, host: &Host) -> bool {
+        let path = self.path.clone();
+        host.run(move || Path::new(&path).exists())
     }
 
     /// Whether someone listens.
