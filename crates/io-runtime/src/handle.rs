@@ -2,8 +2,11 @@
 
 use std::{
     collections::HashSet,
+    future::poll_fn,
     net::{IpAddr, SocketAddr},
+    pin::pin,
     sync::Arc,
+    task::Poll,
 };
 
 use tokio::sync::{
@@ -157,7 +160,13 @@ impl Handle {
         let (reply, answer) = oneshot::channel();
         self.commands.send(command(reply)).await.map_err(|_| Stopped)?;
         self.bell.ring();
-        answer.await.map_err(|_| Stopped)
+        // A command that comes while the data plane ends may stay in the channel, unanswered, as long as there are handles.
+        let (mut answer, mut end) = (pin!(answer), pin!(self.finished()));
+        poll_fn(|context| match answer.as_mut().poll(context) {
+            Poll::Ready(answer) => Poll::Ready(answer.map_err(|_| Stopped)),
+            Poll::Pending => end.as_mut().poll(context).map(|_| Err(Stopped)),
+        })
+        .await
     }
 }
 
@@ -184,3 +193,22 @@ const _: () = {
     const fn anywhere<T: Send + Sync + Clone + 'static>() {}
     anywhere::<Handle>();
 };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_command_that_the_end_has_overtaken_is_not_waited_for() {
+        let (handle, control) = Handle::new(Arc::new(Alarm::new().unwrap()));
+        let asked = handle.set_link_up(false);
+        let ends = async {
+            while control.requests.commands.is_empty() {
+                tokio::task::yield_now().await;
+            }
+            control.outcome.send_replace(Some(Err(Error::DeviceGone)));
+        };
+        assert_eq!(tokio::join!(asked, ends).0, Err(Stopped));
+        assert_eq!(control.requests.commands.len(), 1, "nobody has taken it");
+    }
+}
