@@ -30,8 +30,7 @@ fn coalescing_and_splitting_allocate_nothing() {
     assert!(before > 0, "the counter counts");
     for _ in 0..3 {
         for packet in &packets {
-            coalescer.slot()[..packet.len()].copy_from_slice(packet);
-            while coalescer.commit(packet.len()).is_err() {
+            while coalescer.push(packet).is_err() {
                 let flushed = coalescer.flush(|frame| {
                     copy[..frame.len()].copy_from_slice(frame);
                     let mut segments = Segments::new(&mut copy[..frame.len()]).unwrap();

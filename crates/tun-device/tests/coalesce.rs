@@ -62,20 +62,15 @@ fn assert_acceptable(header: &VnetHeader, packet: &[u8]) {
     assert_valid(&whole);
 }
 
-fn commit(coalescer: &mut Coalescer, packet: &[u8]) -> Result<(), Full> {
-    coalescer.slot()[..packet.len()].copy_from_slice(packet);
-    coalescer.commit(packet.len())
-}
-
 /// Coalesces with a flush whenever the coalescer asks for one, and at the end.
 fn coalesce(config: CoalesceConfig, packets: &[Vec<u8>]) -> Sink {
     let mut coalescer = Coalescer::new(config);
     let mut sink = Sink::default();
     for packet in packets {
-        if commit(&mut coalescer, packet).is_err() {
+        if coalescer.push(packet).is_err() {
             assert!(coalescer.is_full());
             coalescer.flush(|frame| sink.write(frame)).unwrap();
-            coalescer.commit(packet.len()).unwrap();
+            coalescer.push(packet).unwrap();
         }
     }
     coalescer.flush(|frame| sink.write(frame)).unwrap();
@@ -230,7 +225,7 @@ proptest! {
         let mut coalescer = Coalescer::new(CoalesceConfig { max_frames: 60, ..CoalesceConfig::default() });
         let mut sink = Sink::default();
         for packet in &packets {
-            commit(&mut coalescer, packet).unwrap();
+            coalescer.push(packet).unwrap();
         }
         coalescer.flush(|frame| sink.write(frame)).unwrap();
         let plain: Vec<_> = sink.frames.iter().map(|frame| frame[VNET_HEADER_LEN..].to_vec()).collect();
@@ -286,9 +281,8 @@ proptest! {
             }
         };
         for packet in &packets {
-            coalescer.slot()[..packet.len()].copy_from_slice(packet);
             let mut tries = 0;
-            while coalescer.commit(packet.len()).is_err() {
+            while coalescer.push(packet).is_err() {
                 let _ = coalescer.flush(&mut write);
                 tries += 1;
                 prop_assume!(tries < 1000); // all answers may be WouldBlock
@@ -492,17 +486,17 @@ fn pings_between_the_same_hosts_do_not_end_a_run() {
 }
 
 #[test]
-fn when_full_the_packet_waits_in_the_slot() {
+fn when_full_nothing_of_the_packet_is_taken() {
     let mut coalescer = Coalescer::new(CoalesceConfig { max_frames: 2, ..CoalesceConfig::default() });
     let packets: Vec<_> =
         (0..3).map(|port| Spec { port, ..Spec::tcp() }.payload(port.into(), 50).build()).collect();
-    commit(&mut coalescer, &packets[0]).unwrap();
-    commit(&mut coalescer, &packets[1]).unwrap();
+    coalescer.push(&packets[0]).unwrap();
+    coalescer.push(&packets[1]).unwrap();
     assert!(coalescer.is_full());
-    assert_eq!(commit(&mut coalescer, &packets[2]), Err(Full));
+    assert_eq!(coalescer.push(&packets[2]), Err(Full));
     let mut sink = Sink::default();
     coalescer.flush(|frame| sink.write(frame)).unwrap();
-    coalescer.commit(packets[2].len()).unwrap();
+    coalescer.push(&packets[2]).unwrap();
     coalescer.flush(|frame| sink.write(frame)).unwrap();
     assert_eq!(sink.split(), packets);
 }
@@ -517,7 +511,7 @@ fn a_refused_super_packet_is_replayed_and_its_offload_is_off_until_the_caller_tr
     let mut offered = Vec::new();
     let mut round = |coalescer: &mut Coalescer, refuses: bool| {
         for packet in &packets {
-            commit(coalescer, packet).unwrap();
+            coalescer.push(packet).unwrap();
         }
         let write = |frame: &[u8]| {
             let gso_type = VnetHeader::parse(frame).unwrap().gso_type;
@@ -549,7 +543,7 @@ fn a_refused_super_packet_is_replayed_and_its_offload_is_off_until_the_caller_tr
 fn a_failed_write_costs_only_its_own_frame() {
     let packets: Vec<_> = (0..4).map(|port| Spec { port, ..Spec::tcp() }.payload(1, 50).build()).collect();
     let mut coalescer = Coalescer::new(CoalesceConfig::default());
-    packets.iter().for_each(|packet| commit(&mut coalescer, packet).unwrap());
+    packets.iter().for_each(|packet| coalescer.push(packet).unwrap());
     let mut sink = Sink::default();
     let mut call = 0;
     coalescer

@@ -108,14 +108,12 @@ fn reflect(frame: &mut [u8], coalescer: &mut Coalescer, mut flush: impl FnMut(&m
     while let Some(packet) = segments.next() {
         assert_valid(packet);
         if is_super {
-            again.slot()[..packet.len()].copy_from_slice(packet);
-            again.commit(packet.len()).unwrap();
+            again.push(packet).unwrap();
         }
         swap_addresses(packet);
-        coalescer.slot()[..packet.len()].copy_from_slice(packet);
-        if coalescer.commit(packet.len()).is_err() {
+        if coalescer.push(packet).is_err() {
             flush(coalescer);
-            coalescer.commit(packet.len()).unwrap();
+            coalescer.push(packet).unwrap();
         }
     }
     flush(coalescer);

@@ -112,9 +112,8 @@ fn write_packet(
         counters.drops.tun_blocked += 1;
         return Ok(());
     };
-    coalescer.slot()[..packet.len()].copy_from_slice(packet);
-    let committed = coalescer.commit(packet.len());
-    debug_assert!(committed.is_ok(), "output() gives a coalescer with room");
+    let pushed = coalescer.push(packet);
+    debug_assert!(pushed.is_ok(), "output() gives a coalescer with room");
     Ok(())
 }
 

@@ -51,8 +51,7 @@ impl Kernel {
         assert_eq!(packets.len(), ROUND);
         for packet in &packets {
             let coalescer = port.output(now, counters).unwrap().expect("there is room");
-            coalescer.slot()[..packet.len()].copy_from_slice(packet);
-            coalescer.commit(packet.len()).unwrap();
+            coalescer.push(packet).unwrap();
         }
         port.flush(now, counters).unwrap();
         let mut arrived = Vec::new();

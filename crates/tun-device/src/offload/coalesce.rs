@@ -100,18 +100,19 @@ impl CoalesceCounters {
     }
 }
 
-/// No frame is free for the packet in the slot. It stays there: flush, then commit again.
+/// No frame is free for the packet, and nothing of it was taken: flush, then push it again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the coalescer is full: flush it, then commit again")]
+#[error("the coalescer is full: flush it, then push the packet again")]
 pub struct Full;
 
 /// Merges runs of TCP segments and UDP datagrams into super-packets.
 ///
 /// ```text
-/// loop { decrypt into slot() -> commit(len) -> until the input is used up or is_full() } -> flush(write)
+/// loop { push(packet), from where it was decrypted -> until the input is used up or is_full() } -> flush(write)
 /// ```
 ///
-/// * Packets of one flow leave in the order in which they were committed. Flows may overtake each other
+/// * A packet's payload is copied once, behind its run; only the first packet of a frame is copied whole.
+/// * Packets of one flow leave in the order in which they were pushed. Flows may overtake each other
 ///   within one flush.
 /// * Only segments whose checksums verify are merged, and only if [`Segments`](super::Segments) gives back
 ///   the very packets; all else leaves as it came. (One exception: the IPv4 identifications of packets
@@ -120,11 +121,11 @@ pub struct Full;
 #[derive(Debug)]
 pub struct Coalescer {
     config: CoalesceConfig,
-    /// `max_frames + 1` buffers of [`STRIDE`] bytes.
+    /// `max_frames` buffers of [`STRIDE`] bytes.
     memory: Box<[u8]>,
     free: Vec<usize>,
-    /// The buffer that the next packet is decrypted into.
-    slot: usize,
+    /// For callers that have no packet of their own yet: see [`slot`](Self::slot).
+    slot: Box<[u8]>,
     /// Frames in the order of their first packets.
     queue: VecDeque<Frame>,
     /// The serial number of the queue's front.
@@ -158,19 +159,18 @@ const STRIDE: usize = (LEAD + VNET_HEADER_LEN + MAX_PACKET_LEN).next_multiple_of
 /// One receive batch's worth of packets that do not merge; 2 MiB.
 const DEFAULT_FRAMES: usize = 32;
 
-const _: () = assert!((DEFAULT_FRAMES + 1) * STRIDE <= 4 << 20, "a coalescer must fit its 4 MiB budget");
+const _: () = assert!(DEFAULT_FRAMES * STRIDE <= 4 << 20, "a coalescer must fit its 4 MiB budget");
 const _: () = assert!(!STRIDE.is_multiple_of(4096), "buffer heads must not share cache sets");
 
 impl Coalescer {
     /// Allocates all its memory. At least one frame is held, whatever `max_frames` says.
     pub fn new(config: CoalesceConfig) -> Self {
         let config = CoalesceConfig { max_frames: config.max_frames.max(1), ..config };
-        let buffers = config.max_frames + 1;
         Self {
             config,
-            memory: vec![0; buffers * STRIDE].into_boxed_slice(),
-            free: (1..buffers).rev().collect(),
-            slot: 0,
+            memory: vec![0; config.max_frames * STRIDE].into_boxed_slice(),
+            free: (0..config.max_frames).rev().collect(),
+            slot: vec![0; MAX_PACKET_LEN].into_boxed_slice(),
             queue: VecDeque::with_capacity(config.max_frames),
             front: 0,
             flows: Vec::with_capacity(config.max_flows),
@@ -179,45 +179,54 @@ impl Coalescer {
         }
     }
 
-    /// 65,535 bytes for the next packet. Holds anything until written to.
-    pub fn slot(&mut self) -> &mut [u8] {
-        &mut self.memory[packet_range(self.slot, MAX_PACKET_LEN)]
-    }
-
-    /// Takes the packet in the first `len` bytes of the slot.
+    /// Takes a packet of at most 65,535 bytes, from wherever it lies.
     ///
     /// # Errors
     /// [`Full`] if it can neither be merged nor have a frame of its own. Nothing changed then.
-    pub fn commit(&mut self, len: usize) -> Result<(), Full> {
-        debug_assert!(len <= MAX_PACKET_LEN, "longer than the slot");
-        let len = len.min(MAX_PACKET_LEN);
+    pub fn push(&mut self, packet: &[u8]) -> Result<(), Full> {
+        debug_assert!(packet.len() <= MAX_PACKET_LEN, "longer than any datagram's content");
         let config = self.config;
-        let packet = &self.memory[packet_range(self.slot, len)];
         match flow::classify(packet, |protocol| config.merges(protocol)) {
             Packet::Segment(segment) => {
-                if self.try_merge(&segment, len) {
+                if self.try_merge(&segment, packet) {
                     self.counters.packets += 1;
                     self.counters.merged += 1;
                     return Ok(());
                 }
                 let key = segment.key;
-                let frame = self.push(len, Some(Run::new(segment)))?;
+                let frame = self.start_frame(packet, Some(Run::new(segment)))?;
                 self.end_flow(&key);
                 self.open_flow(OpenFlow { key, frame });
             }
             Packet::Alone(key) => {
-                self.push(len, None)?;
+                self.start_frame(packet, None)?;
                 self.end_flow(&key);
             }
             Packet::Hosts(hosts) => {
-                self.push(len, None)?;
+                self.start_frame(packet, None)?;
                 self.end_flows_between(&hosts);
             }
             Packet::Other => {
-                self.push(len, None)?;
+                self.start_frame(packet, None)?;
             }
         }
         Ok(())
+    }
+
+    /// 65,535 bytes for a packet that has no place yet. Holds anything until written to.
+    pub fn slot(&mut self) -> &mut [u8] {
+        &mut self.slot
+    }
+
+    /// [Pushes](Self::push) the packet in the first `len` bytes of the slot.
+    ///
+    /// # Errors
+    /// As [`push`](Self::push); the packet stays in the slot.
+    pub fn commit(&mut self, len: usize) -> Result<(), Full> {
+        let slot = std::mem::take(&mut self.slot);
+        let pushed = self.push(&slot[..len.min(MAX_PACKET_LEN)]);
+        self.slot = slot;
+        pushed
     }
 
     /// Writes every frame, in order, through `write`, which gets a virtio-net header and a packet.
@@ -267,7 +276,7 @@ impl Coalescer {
         &self.counters
     }
 
-    fn try_merge(&mut self, segment: &flow::Segment, len: usize) -> bool {
+    fn try_merge(&mut self, segment: &flow::Segment, packet: &[u8]) -> bool {
         // The newest flow is the likeliest.
         let Some(open) = self.flows.iter().rfind(|open| open.key == segment.key) else { return false };
         let index = (open.frame - self.front) as usize;
@@ -277,8 +286,7 @@ impl Coalescer {
             Protocol::Tcp => self.config.max_tcp_segments,
             Protocol::Udp => self.config.max_udp_segments,
         };
-        let ranges = [packet_range(self.slot, len), packet_range(frame.buffer, MAX_PACKET_LEN)];
-        let Ok([packet, into]) = self.memory.get_disjoint_mut(ranges) else { return false };
+        let into = &mut self.memory[packet_range(frame.buffer, MAX_PACKET_LEN)];
         let Some(new_len) = run.try_append(segment, packet, into, frame.len, max_segments) else {
             return false;
         };
@@ -286,15 +294,13 @@ impl Coalescer {
         true
     }
 
-    /// Makes the slot a frame of its own, behind all others. Gives its serial number.
-    fn push(&mut self, len: usize, run: Option<Run>) -> Result<u64, Full> {
-        if self.is_full() {
-            return Err(Full);
-        }
-        let next_slot = self.free.pop().ok_or(Full)?;
+    /// Makes the packet a frame of its own, behind all others. Gives its serial number.
+    fn start_frame(&mut self, packet: &[u8], run: Option<Run>) -> Result<u64, Full> {
+        let packet = &packet[..packet.len().min(MAX_PACKET_LEN)];
+        let buffer = self.free.pop().ok_or(Full)?;
+        self.memory[packet_range(buffer, packet.len())].copy_from_slice(packet);
         let serial = self.front + self.queue.len() as u64;
-        self.queue.push_back(Frame { buffer: self.slot, len, run });
-        self.slot = next_slot;
+        self.queue.push_back(Frame { buffer, len: packet.len(), run });
         self.counters.packets += 1;
         Ok(serial)
     }
