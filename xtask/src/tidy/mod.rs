@@ -1,6 +1,7 @@
 //! `cargo xtask tidy`: the rules of the house that a compiler does not check.
 
 mod graph;
+mod promises;
 mod sources;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -30,6 +31,7 @@ impl Tidy {
         let files = sources::read_all(cargo::root())?;
         let mut findings = graph::check(&packages);
         findings.extend(sources::check(&files, &packages));
+        findings.extend(promises::check(&files));
         if !cargo::cargo().args(["fmt", "--all", "--check", "--", "-l"]).status()?.success() {
             findings.push("the files above are not formatted: cargo fmt".into());
         }

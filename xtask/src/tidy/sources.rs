@@ -10,8 +10,8 @@ use super::{Finding, graph::Package};
 #[derive(Clone, Debug)]
 pub(super) struct File {
     /// From the workspace's root.
-    path: String,
-    text: String,
+    pub(super) path: String,
+    pub(super) text: String,
 }
 
 /// Past this many lines a file is a design question, and answered here or split.
@@ -100,7 +100,7 @@ impl File {
             .map(|(index, line)| (index + 1, line))
     }
 
-    fn finding(&self, line: usize, what: &str) -> Finding {
+    pub(super) fn finding(&self, line: usize, what: &str) -> Finding {
         format!("{}:{line}: {what}", self.path)
     }
 }
