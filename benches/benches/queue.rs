@@ -15,7 +15,7 @@ fn copy(c: &mut Criterion) {
     let datagram = [7_u8; FULL_DATAGRAM];
     group.throughput(Throughput::Bytes((FULL_BATCH * FULL_DATAGRAM) as u64));
 
-    let mut queue = GsoQueue::default();
+    let mut queue: GsoQueue = GsoQueue::default();
     group.bench_function("append and pop a full batch", |b| {
         b.iter(|| {
             for _ in 0..FULL_BATCH {
@@ -44,7 +44,7 @@ fn bookkeeping(c: &mut Criterion) {
     for destinations in [1, 2, 8, 32, 128] {
         let peers: Vec<Destination> = (0..destinations).map(peer).collect();
         group.throughput(Throughput::Elements(40 * destinations as u64));
-        let mut queue = GsoQueue::default();
+        let mut queue: GsoQueue = GsoQueue::default();
         group.bench_function(BenchmarkId::new("interleaved destinations", destinations), |b| {
             b.iter(|| {
                 for _ in 0..40 {
@@ -56,7 +56,7 @@ fn bookkeeping(c: &mut Criterion) {
             });
         });
     }
-    let mut queue = GsoQueue::default();
+    let mut queue: GsoQueue = GsoQueue::default();
     group.throughput(Throughput::Elements(40));
     group.bench_function("alternating lengths", |b| {
         b.iter(|| {
@@ -75,7 +75,7 @@ fn one_small_packet_each(c: &mut Criterion) {
     let mut group = c.benchmark_group("queue/one small packet each");
     let peers: Vec<Destination> = (0..1000).map(peer).collect();
     group.throughput(Throughput::Elements(peers.len() as u64));
-    let mut queue = GsoQueue::default();
+    let mut queue: GsoQueue = GsoQueue::default();
     group.bench_function("1000 peers", |b| {
         b.iter(|| {
             for &to in &peers {
@@ -90,8 +90,8 @@ fn one_small_packet_each(c: &mut Criterion) {
 /// Appends, flushing when the pool is out.
 fn append(queue: &mut GsoQueue, to: Destination, len: usize, fill: impl Fn(&mut [u8])) {
     let mut write = || {
-        queue.append(to, len, |out| {
-            fill(out);
+        queue.append(to, len, |slot| {
+            fill(slot.bytes);
             Ok::<(), Infallible>(())
         })
     };
@@ -107,6 +107,7 @@ fn append(queue: &mut GsoQueue, to: Destination, len: usize, fill: impl Fn(&mut 
 
 fn drain(queue: &mut GsoQueue) {
     while let Some(batch) = queue.pop() {
+        let batch = batch.finish();
         black_box(batch.unsent());
         queue.recycle(batch);
     }

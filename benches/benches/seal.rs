@@ -4,7 +4,7 @@
 use benches::{FULL_BATCH, FULL_DATAGRAM, FULL_PACKET, connected_sessions, peer, short};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use encrypt::{EncryptedPacket, Session, boring::BoringIdentity};
-use gso_queue::{DatagramSink, GsoQueue};
+use gso_queue::{DatagramSink, GsoQueue, Slot};
 
 criterion_group!(name = benches; config = short(); targets = seal_a_batch, open_a_batch);
 criterion_main!(benches);
@@ -16,12 +16,12 @@ fn seal_a_batch(c: &mut Criterion) {
     let (mut session, _) = connected_sessions::<BoringIdentity>(now);
     let packet = [7; FULL_PACKET];
 
-    let mut queue = GsoQueue::default();
+    let mut queue: GsoQueue = GsoQueue::default();
     group.bench_function("in place", |b| {
         b.iter(|| {
             for _ in 0..FULL_BATCH {
                 queue
-                    .append(peer(0), FULL_DATAGRAM, |out| session.seal(&packet, out, now))
+                    .append(peer(0), FULL_DATAGRAM, |slot| session.seal(&packet, slot.bytes, now))
                     .expect("room for one batch");
             }
             flush(&mut queue);
@@ -33,8 +33,8 @@ fn seal_a_batch(c: &mut Criterion) {
             for _ in 0..FULL_BATCH {
                 let sealed = EncryptedPacket::seal(&mut session, &packet, now).expect("a live session");
                 let datagram = sealed.as_ref();
-                let copy = |out: &mut [u8]| {
-                    out.copy_from_slice(datagram);
+                let copy = |slot: Slot<'_>| {
+                    slot.bytes.copy_from_slice(datagram);
                     Ok::<(), ()>(())
                 };
                 queue.append(peer(0), datagram.len(), copy).expect("room for one batch");

@@ -66,7 +66,7 @@ fn receive(c: &mut Criterion) {
         while let Some(packet) = segments.next() {
             left.send(packet, now);
         }
-        left.queue.pop().expect("one batch")
+        left.queue.pop().expect("one batch").finish()
     };
 
     group.bench_function("a full batch", |b| {

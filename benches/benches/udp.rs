@@ -10,7 +10,7 @@ use std::{
 
 use benches::{FULL_BATCH, FULL_DATAGRAM, peer, short};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use gso_queue::{Batch, DatagramSink, GsoQueue};
+use gso_queue::{Batch, DatagramSink, GsoQueue, Slot};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg, setsockopt, sockopt};
 
 criterion_group!(name = benches; config = short(); targets = send, receive);
@@ -56,13 +56,13 @@ fn receive(c: &mut Criterion) {
 fn full_batch() -> Batch {
     let mut queue = GsoQueue::default();
     for i in 0..FULL_BATCH {
-        let fill = |out: &mut [u8]| {
-            out.fill(i as u8);
+        let fill = |slot: Slot<'_>| {
+            slot.bytes.fill(i as u8);
             Ok::<(), ()>(())
         };
         queue.append(peer(0), FULL_DATAGRAM, fill).expect("room for one batch");
     }
-    queue.pop().expect("one batch")
+    queue.pop().expect("one batch").finish()
 }
 
 fn send_gso(socket: &UdpSocket, batch: &Batch) {

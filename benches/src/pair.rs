@@ -86,6 +86,7 @@ impl<I: Identity> Side<I> {
     /// Gives every queued datagram to `other`, and every packet that comes out there to `accept`.
     pub fn deliver(&mut self, other: &mut Self, now: Instant, mut accept: impl FnMut(&[u8])) {
         while let Some(batch) = self.queue.pop() {
+            let batch = batch.finish();
             other.receive(&batch, now, &mut accept);
             self.queue.recycle(batch);
         }

@@ -78,6 +78,7 @@ fn exchange(
     now: Instant,
 ) {
     while let Some(batch) = from.queue.pop() {
+        let batch = batch.finish();
         to.receive_into(&batch, now, coalescer);
         from.queue.recycle(batch);
         coalescer.flush(|_| Ok(())).expect("nothing fails");

@@ -1,4 +1,4 @@
-//! A bounded pool of equal buffers.
+//! A bounded pool of equal buffers, each with the work of the batch that is in it.
 
 use std::sync::{
     Arc,
@@ -7,27 +7,31 @@ use std::sync::{
 
 use bytes::BytesMut;
 
+use crate::Work;
+
 /// One buffer of a [`Pool`]. Given back, it is used again; dropped, it is freed and the pool may
 /// allocate another in its place. Either way the pool's bound holds and nothing is lost.
-pub(crate) struct Buffer {
+pub(crate) struct Buffer<W> {
     /// Always at its full length, so that writing into it never zeroes or grows anything; whoever holds
     /// it remembers how far it is filled.
     bytes: BytesMut,
+    /// Kept with the buffer for the sake of what it has allocated itself.
+    work: W,
     /// Buffers of the pool that exist, this one among them.
     allocated: Arc<AtomicUsize>,
 }
 
-impl Buffer {
+impl<W> Buffer<W> {
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.bytes
     }
 
-    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
-        &mut self.bytes
+    pub(crate) fn parts_mut(&mut self) -> (&mut [u8], &mut W) {
+        (&mut self.bytes, &mut self.work)
     }
 }
 
-impl Drop for Buffer {
+impl<W> Drop for Buffer<W> {
     fn drop(&mut self) {
         // Freed first and counted second, so that the bound holds at every moment. `Relaxed`, since the
         // count guards no data.
@@ -37,15 +41,15 @@ impl Drop for Buffer {
 }
 
 /// At most `buffers` buffers of `buffer_bytes` each, allocated when first needed.
-pub(crate) struct Pool {
+pub(crate) struct Pool<W> {
     /// Last in, first out: the buffer used last is the one still in the processor's cache.
-    free: Vec<Buffer>,
+    free: Vec<Buffer<W>>,
     allocated: Arc<AtomicUsize>,
     buffers: usize,
     buffer_bytes: usize,
 }
 
-impl Pool {
+impl<W: Work> Pool<W> {
     pub(crate) fn new(buffers: usize, buffer_bytes: usize) -> Self {
         let free = Vec::with_capacity(buffers);
         Self { free, allocated: Arc::default(), buffers, buffer_bytes }
@@ -57,27 +61,28 @@ impl Pool {
         self.buffers - lent
     }
 
-    /// The bytes of the buffer that [`take`](Self::take) would give next, to be written before it is
+    /// The buffer that [`take`](Self::take) would give next, to be written before it is
     /// taken: if the writing fails, or panics, there is nothing to give back.
-    pub(crate) fn next_mut(&mut self) -> Option<&mut [u8]> {
+    pub(crate) fn next_mut(&mut self) -> Option<(&mut [u8], &mut W)> {
         if self.free.is_empty() && self.allocated.load(Relaxed) < self.buffers {
             self.allocated.fetch_add(1, Relaxed);
             // The allocator gives zeroed pages untouched: memory is resident only as far as it is used.
             let bytes = BytesMut::zeroed(self.buffer_bytes);
-            self.free.push(Buffer { bytes, allocated: Arc::clone(&self.allocated) });
+            self.free.push(Buffer { bytes, work: W::default(), allocated: Arc::clone(&self.allocated) });
         }
-        self.free.last_mut().map(Buffer::bytes_mut)
+        self.free.last_mut().map(Buffer::parts_mut)
     }
 
     /// The buffer last shown by [`next_mut`](Self::next_mut).
-    pub(crate) fn take(&mut self) -> Option<Buffer> {
+    pub(crate) fn take(&mut self) -> Option<Buffer<W>> {
         self.free.pop()
     }
 
-    /// Takes back a buffer of this pool; frees one of another pool, which counts it.
-    pub(crate) fn give_back(&mut self, buffer: Buffer) {
+    /// Takes back a buffer of this pool, whatever is left to do in it; frees one of another pool, which counts it.
+    pub(crate) fn give_back(&mut self, mut buffer: Buffer<W>) {
         let ours = Arc::ptr_eq(&self.allocated, &buffer.allocated);
         if ours {
+            buffer.work.clear();
             debug_assert_eq!(buffer.bytes.len(), self.buffer_bytes, "a buffer changed its size");
             self.free.push(buffer);
         }
@@ -88,14 +93,14 @@ impl Pool {
 mod tests {
     use super::*;
 
-    fn taken(pool: &mut Pool) -> Option<Buffer> {
+    fn taken(pool: &mut Pool<()>) -> Option<Buffer<()>> {
         pool.next_mut()?;
         pool.take()
     }
 
     #[test]
     fn nothing_is_allocated_before_it_is_needed() {
-        let pool = Pool::new(8, 64);
+        let pool = Pool::<()>::new(8, 64);
         assert_eq!(pool.allocated.load(Relaxed), 0);
         assert_eq!(pool.available(), 8);
     }

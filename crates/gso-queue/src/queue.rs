@@ -3,19 +3,20 @@
 use std::{collections::VecDeque, fmt, net::IpAddr};
 
 use crate::{
-    AppendError, Batch, DatagramSink, Destination, MAX_SEGMENTS, QueueConfig, QueueCounters, batch::Refusal,
-    pool::Pool,
+    AppendError, DatagramSink, Destination, MAX_SEGMENTS, QueueConfig, QueueCounters, Slot, Unfinished, Work,
+    batch::Refusal, pool::Pool,
 };
 
 /// Outgoing datagrams, in batches that each leave in one send.
 ///
-/// Fill it through [`DatagramSink`], empty it with [`pop`](Self::pop). The crate's page tells the rules.
-pub struct GsoQueue {
+/// Fill it through [`DatagramSink`], empty it with [`pop`](Self::pop). The crate's page tells the rules. `W` is what may
+/// be left to do to a batch between the two ([`Work`]).
+pub struct GsoQueue<W = ()> {
     /// In the order of their numbers, which is the order in which they were opened.
-    batches: VecDeque<Batch>,
+    batches: VecDeque<Unfinished<W>>,
     /// The tag of each batch's destination. Finding the newest batch searches these, four bytes a batch.
     tags: Vec<Tag>,
-    pool: Pool,
+    pool: Pool<W>,
     max_segments: usize,
     buffer_bytes: usize,
     /// Unsent bytes in `batches`.
@@ -23,7 +24,7 @@ pub struct GsoQueue {
     counters: QueueCounters,
 }
 
-impl GsoQueue {
+impl<W: Work> GsoQueue<W> {
     /// An empty queue. Its buffers are allocated when first needed; all else is allocated here.
     pub fn new(config: QueueConfig) -> Self {
         let buffers = config.buffers.max(1);
@@ -43,7 +44,7 @@ impl GsoQueue {
 
     /// Changes how many datagrams may share a batch from now on (moved into 1 to [`MAX_SEGMENTS`]).
     /// Batches that are already longer stay so: send them with
-    /// [`unsent_prefix`](Batch::unsent_prefix).
+    /// [`unsent_prefix`](crate::Batch::unsent_prefix).
     pub fn set_max_segments(&mut self, max_segments: usize) {
         self.max_segments = max_segments.clamp(1, MAX_SEGMENTS);
     }
@@ -54,18 +55,18 @@ impl GsoQueue {
     }
 
     /// Takes out the oldest batch. `None` when the queue is empty.
-    pub fn pop(&mut self) -> Option<Batch> {
+    pub fn pop(&mut self) -> Option<Unfinished<W>> {
         self.pop_where(|_| true)
     }
 
     /// Takes out the oldest batch whose destination `ready` accepts, for a sender with several sockets of
     /// which some would block. Order stays sacred as long as `ready` decides by the remote address.
-    pub fn pop_where(&mut self, mut ready: impl FnMut(Destination) -> bool) -> Option<Batch> {
+    pub fn pop_where(&mut self, mut ready: impl FnMut(Destination) -> bool) -> Option<Unfinished<W>> {
         let index = self.batches.iter().position(|batch| ready(batch.destination()))?;
         self.tags.remove(index);
         let mut batch = self.batches.remove(index)?;
         batch.seal();
-        self.bytes -= batch.unsent().len();
+        self.bytes -= batch.unsent_len();
         Some(batch)
     }
 
@@ -73,20 +74,21 @@ impl GsoQueue {
     /// everything that was appended after it, in whatever order several are put back. Nothing joins it
     /// any more, and nothing overtakes it.
     ///
-    /// A batch with nothing left to send is recycled instead.
-    pub fn restore(&mut self, batch: Batch) {
+    /// A batch with nothing left to send is recycled instead. One that is finished stays so.
+    pub fn restore(&mut self, batch: impl Into<Unfinished<W>>) {
+        let batch = batch.into();
         if batch.is_done() {
             return self.recycle(batch);
         }
         let index = self.batches.partition_point(|earlier| earlier.number() < batch.number());
-        self.bytes += batch.unsent().len();
+        self.bytes += batch.unsent_len();
         self.tags.insert(index, Tag::of(&batch.destination()));
         self.batches.insert(index, batch);
     }
 
-    /// Gives a batch's buffer back to the pool. Whatever of it is unsent is gone.
-    pub fn recycle(&mut self, batch: Batch) {
-        self.pool.give_back(batch.into_buffer());
+    /// Gives a batch's buffer back to the pool. Whatever of it is unsent is gone, and so is what was left to do to it.
+    pub fn recycle(&mut self, batch: impl Into<Unfinished<W>>) {
+        self.pool.give_back(batch.into().into_buffer());
     }
 
     /// True when there is nothing to send.
@@ -141,7 +143,7 @@ impl GsoQueue {
         &mut self,
         index: usize,
         len: usize,
-        fill: impl FnOnce(&mut [u8]) -> Result<(), E>,
+        fill: impl FnOnce(Slot<'_, W>) -> Result<(), E>,
     ) -> Result<(), AppendError<E>> {
         let batch = &mut self.batches[index];
         batch.join(len, fill).map_err(AppendError::Fill)?;
@@ -155,16 +157,16 @@ impl GsoQueue {
         &mut self,
         to: Destination,
         len: usize,
-        fill: impl FnOnce(&mut [u8]) -> Result<(), E>,
+        fill: impl FnOnce(Slot<'_, W>) -> Result<(), E>,
     ) -> Result<(), AppendError<E>> {
-        let Some(bytes) = self.pool.next_mut() else {
+        let Some((bytes, work)) = self.pool.next_mut() else {
             self.counters.refused_full += 1;
             return Err(AppendError::Full);
         };
-        fill(&mut bytes[..len]).map_err(AppendError::Fill)?;
+        fill(Slot { bytes: &mut bytes[..len], segment: 0, work }).map_err(AppendError::Fill)?;
         let buffer = self.pool.take().ok_or(AppendError::Full)?;
 
-        self.batches.push_back(Batch::open(self.counters.batches, to, buffer, len));
+        self.batches.push_back(Unfinished::open(self.counters.batches, to, buffer, len));
         self.tags.push(Tag::of(&to));
         self.counters.batches += 1;
         Ok(())
@@ -182,7 +184,7 @@ impl GsoQueue {
 }
 
 /// Without the bytes.
-impl fmt::Debug for GsoQueue {
+impl<W: Work> fmt::Debug for GsoQueue<W> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("GsoQueue")
             .field("batches", &self.batches)
@@ -193,18 +195,18 @@ impl fmt::Debug for GsoQueue {
     }
 }
 
-impl Default for GsoQueue {
+impl<W: Work> Default for GsoQueue<W> {
     fn default() -> Self {
         Self::new(QueueConfig::default())
     }
 }
 
-impl DatagramSink for GsoQueue {
+impl<W: Work> DatagramSink<W> for GsoQueue<W> {
     fn append<E>(
         &mut self,
         to: Destination,
         len: usize,
-        fill: impl FnOnce(&mut [u8]) -> Result<(), E>,
+        fill: impl FnOnce(Slot<'_, W>) -> Result<(), E>,
     ) -> Result<(), AppendError<E>> {
         if len == 0 {
             return Err(AppendError::Empty);

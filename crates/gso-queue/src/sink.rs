@@ -2,6 +2,8 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use crate::{Slot, Work};
+
 /// The longest UDP payload over IPv4, bytes: 65,535 less 20 of IP header and 8 of UDP (RFC 791, RFC 768).
 pub const MAX_PAYLOAD_V4: usize = 65_535 - 20 - 8;
 
@@ -103,9 +105,11 @@ pub enum AppendError<E> {
 ///
 /// Order is sacred per destination, and among destinations that [are ordered](Destination::is_ordered_with)
 /// with each other; it is free across others.
-pub trait DatagramSink {
-    /// Appends one datagram of exactly `len` bytes (≥ 1), written in place by `fill`, whose slice is
-    /// `len` bytes of unspecified content.
+///
+/// `W` is what may be left to do to a datagram after it was written: see [`Work`].
+pub trait DatagramSink<W = ()> {
+    /// Appends one datagram of exactly `len` bytes (≥ 1), written in place by `fill`. A `fill` that fails must leave
+    /// [`Slot::work`] as it was.
     ///
     /// # Errors
     /// On any error nothing was appended.
@@ -113,17 +117,17 @@ pub trait DatagramSink {
         &mut self,
         to: Destination,
         len: usize,
-        fill: impl FnOnce(&mut [u8]) -> Result<(), E>,
+        fill: impl FnOnce(Slot<'_, W>) -> Result<(), E>,
     ) -> Result<(), AppendError<E>>;
 }
 
-/// The plainest sink, for tests and for transports that want owned datagrams.
-impl DatagramSink for Vec<(Destination, Vec<u8>)> {
+/// The plainest sink, for tests and for transports that want owned datagrams. Leaves nothing for later.
+impl<W: Work> DatagramSink<W> for Vec<(Destination, Vec<u8>)> {
     fn append<E>(
         &mut self,
         to: Destination,
         len: usize,
-        fill: impl FnOnce(&mut [u8]) -> Result<(), E>,
+        fill: impl FnOnce(Slot<'_, W>) -> Result<(), E>,
     ) -> Result<(), AppendError<E>> {
         if len == 0 {
             return Err(AppendError::Empty);
@@ -132,7 +136,9 @@ impl DatagramSink for Vec<(Destination, Vec<u8>)> {
             return Err(AppendError::TooLong(len));
         }
         let mut datagram = vec![0; len];
-        fill(&mut datagram).map_err(AppendError::Fill)?;
+        let mut work = W::default();
+        fill(Slot { bytes: &mut datagram, segment: 0, work: &mut work }).map_err(AppendError::Fill)?;
+        work.finish(&mut datagram, len);
         self.push((to, datagram));
         Ok(())
     }

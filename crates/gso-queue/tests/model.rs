@@ -1,7 +1,10 @@
-//! The queue against a naive model: same appends, pops, partial sends, failures and restores, and after
+//! The queue against a naive model: same appends, pops, work done, partial sends, failures and restores, and after
 //! each step both must agree.
 
-use gso_queue::{AppendError, Batch, DatagramSink, Destination, Ecn, GsoQueue, QueueConfig, QueueCounters};
+use gso_queue::{
+    AppendError, Batch, DatagramSink, Destination, Ecn, GsoQueue, QueueConfig, QueueCounters, Slot,
+    Unfinished, Work,
+};
 use proptest::{collection::vec, prelude::*, sample::Index};
 
 const BUFFERS: usize = 6;
@@ -25,19 +28,44 @@ fn lane(i: usize) -> usize {
     [0, 1, 2, 0, 4, 4][i]
 }
 
+/// The work of the tests: to add 1 to every byte of these datagrams, so that the bytes tell how often it was done.
+#[derive(Debug, Default)]
+struct Increments(Vec<usize>);
+
+impl Work for Increments {
+    fn finish(&mut self, datagrams: &mut [u8], segment_len: usize) {
+        let mut datagrams: Vec<&mut [u8]> = datagrams.chunks_mut(segment_len).collect();
+        for segment in self.0.drain(..) {
+            increment(datagrams[segment]);
+        }
+    }
+
+    fn clear(&mut self) {
+        self.0.clear();
+    }
+}
+
+fn increment(datagram: &mut [u8]) {
+    datagram.iter_mut().for_each(|byte| *byte = byte.wrapping_add(1));
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Append {
         to: usize,
         len: usize,
+        /// Leaves work for later.
+        works: bool,
         fails: bool,
     },
     Pop,
     /// Pops the first batch whose lane's bit is set.
     PopWhere(u8),
-    /// Sends this many datagrams of the oldest held batch of some destination.
+    /// Does the work of a held batch.
+    Finish(Index),
+    /// Sends this many datagrams of the oldest held batch of some destination, finished if it was not.
     Send(Index, usize),
-    /// Puts a held batch back, sent or not.
+    /// Puts a held batch back, finished and sent or not.
     Restore(Index),
     /// Gives up a held batch, by recycling or by dropping it.
     GiveUp {
@@ -57,10 +85,11 @@ fn len() -> impl Strategy<Value = usize> {
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        12 => (0..DESTINATIONS, len(), prop::bool::weighted(0.15))
-            .prop_map(|(to, len, fails)| Step::Append { to, len, fails }),
+        12 => (0..DESTINATIONS, len(), any::<bool>(), prop::bool::weighted(0.15))
+            .prop_map(|(to, len, works, fails)| Step::Append { to, len, works, fails }),
         2 => Just(Step::Pop),
         1 => any::<u8>().prop_map(Step::PopWhere),
+        1 => any::<Index>().prop_map(Step::Finish),
         3 => (any::<Index>(), 0..5_usize).prop_map(|(which, n)| Step::Send(which, n)),
         2 => any::<Index>().prop_map(Step::Restore),
         1 => (any::<Index>(), any::<bool>()).prop_map(|(which, recycle)| Step::GiveUp { which, recycle }),
@@ -74,13 +103,18 @@ struct ModelBatch {
     number: usize,
     to: usize,
     segment_len: usize,
-    /// Those not yet sent.
+    /// Those not yet sent, as they should be when they are.
     datagrams: Vec<Vec<u8>>,
+    /// The numbers of those with work left to do, until it is done.
+    work: Vec<usize>,
     /// Their number and bytes when all were there.
     segments: usize,
     bytes: usize,
     open: bool,
 }
+
+/// A datagram's number in its batch, and those before it that have work.
+type Place = (usize, Vec<usize>);
 
 /// The rule, written down as plainly as it can be.
 struct Model {
@@ -92,14 +126,21 @@ struct Model {
 }
 
 impl Model {
-    fn append(&mut self, to: usize, content: &[u8], fails: bool) -> Result<(), AppendError<()>> {
+    /// Gives also what `fill` is told, if it is called.
+    fn append(
+        &mut self,
+        to: usize,
+        content: &[u8],
+        works: bool,
+        fails: bool,
+    ) -> (Result<(), AppendError<()>>, Option<Place>) {
         let len = content.len();
         let cap = if destination(to).remote.is_ipv4() { 65_507 } else { 65_487 };
         if len == 0 {
-            return Err(AppendError::Empty);
+            return (Err(AppendError::Empty), None);
         }
         if len > cap {
-            return Err(AppendError::TooLong(len));
+            return (Err(AppendError::TooLong(len)), None);
         }
         let all_in_use = self.waiting.len() + self.held.len() == BUFFERS;
         let newest = self.waiting.iter_mut().rfind(|batch| lane(batch.to) == lane(to));
@@ -111,30 +152,38 @@ impl Model {
                 && batch.bytes + len <= cap
         });
         if joins.is_none() && all_in_use {
-            return Err(AppendError::Full);
+            return (Err(AppendError::Full), None);
         }
+        let slot = joins.as_ref().map_or((0, Vec::new()), |batch| (batch.segments, batch.work.clone()));
         if fails {
-            return Err(AppendError::Fill(()));
+            return (Err(AppendError::Fill(())), Some(slot));
         }
         self.appended += 1;
+        let mut datagram = content.to_vec();
+        if works {
+            increment(&mut datagram);
+        }
+        let work = works.then_some(slot.0);
         if let Some(batch) = joins {
-            batch.datagrams.push(content.to_vec());
+            batch.datagrams.push(datagram);
+            batch.work.extend(work);
             batch.segments += 1;
             batch.bytes += len;
             batch.open = len == batch.segment_len;
-            return Ok(());
+            return (Ok(()), Some(slot));
         }
         self.waiting.push(ModelBatch {
             number: self.opened,
             to,
             segment_len: len,
-            datagrams: vec![content.to_vec()],
+            datagrams: vec![datagram],
+            work: work.into_iter().collect(),
             segments: 1,
             bytes: len,
             open: true,
         });
         self.opened += 1;
-        Ok(())
+        (Ok(()), Some(slot))
     }
 
     fn pop(&mut self, mask: u8) -> Option<ModelBatch> {
@@ -165,10 +214,31 @@ impl Model {
     }
 }
 
+/// A popped batch.
+enum Held {
+    Unfinished(Unfinished<Increments>),
+    Finished(Batch<Increments>),
+}
+
+impl From<Held> for Unfinished<Increments> {
+    fn from(held: Held) -> Self {
+        match held {
+            Held::Unfinished(batch) => batch,
+            Held::Finished(batch) => batch.into(),
+        }
+    }
+}
+
+impl Held {
+    fn finish(self) -> Batch<Increments> {
+        Unfinished::from(self).finish()
+    }
+}
+
 /// The queue and the model side by side, and what was appended to and received from each lane.
 struct Rig {
-    queue: GsoQueue,
-    held: Vec<Batch>,
+    queue: GsoQueue<Increments>,
+    held: Vec<Held>,
     model: Model,
     appended: [Vec<Vec<u8>>; DESTINATIONS],
     received: [Vec<Vec<u8>>; DESTINATIONS],
@@ -193,9 +263,10 @@ impl Rig {
 
     fn run(&mut self, step: &Step) {
         match step {
-            Step::Append { to, len, fails } => self.append(*to, *len, *fails),
+            Step::Append { to, len, works, fails } => self.append(*to, *len, *works, *fails),
             Step::Pop => self.pop(u8::MAX),
             Step::PopWhere(mask) => self.pop(*mask),
+            Step::Finish(which) if !self.held.is_empty() => self.finish_work(which.index(self.held.len())),
             Step::Send(which, datagrams) => {
                 let sendable = self.model.sendable();
                 if !sendable.is_empty() {
@@ -206,7 +277,7 @@ impl Rig {
             Step::GiveUp { which, recycle } if !self.held.is_empty() => {
                 self.give_up(which.index(self.held.len()), *recycle);
             }
-            Step::Restore(_) | Step::GiveUp { .. } => {}
+            Step::Finish(_) | Step::Restore(_) | Step::GiveUp { .. } => {}
             Step::SetMaxSegments(n) => {
                 self.queue.set_max_segments(*n);
                 self.model.max_segments = (*n).max(1);
@@ -215,27 +286,32 @@ impl Rig {
         self.compare();
     }
 
-    fn append(&mut self, to: usize, len: usize, fails: bool) {
+    fn append(&mut self, to: usize, len: usize, works: bool, fails: bool) {
         // Every datagram differs from every other, as far as its length allows.
         self.serial += 1;
         let content: Vec<u8> = self.serial.to_be_bytes().into_iter().rev().cycle().take(len).collect();
 
-        let expected = self.model.append(to, &content, fails);
-        let mut filled = false;
-        let result = self.queue.append(destination(to), len, |out| {
-            filled = true;
-            assert_eq!(out.len(), len);
+        let (expected, expected_slot) = self.model.append(to, &content, works, fails);
+        let mut slot = None;
+        let result = self.queue.append(destination(to), len, |Slot { bytes, segment, work }| {
+            slot = Some((segment, work.0.clone()));
+            assert_eq!(bytes.len(), len);
             if fails {
-                out.fill(0xee);
+                bytes.fill(0xee);
                 return Err(());
             }
-            out.copy_from_slice(&content);
+            bytes.copy_from_slice(&content);
+            work.0.extend(works.then_some(segment));
             Ok(())
         });
         assert_eq!(result, expected);
-        assert_eq!(filled, matches!(result, Ok(()) | Err(AppendError::Fill(()))));
+        assert_eq!(slot, expected_slot);
         if result.is_ok() {
-            self.appended[lane(to)].push(content);
+            let mut sent = content;
+            if works {
+                increment(&mut sent);
+            }
+            self.appended[lane(to)].push(sent);
         }
     }
 
@@ -248,12 +324,19 @@ impl Rig {
         let (Some(batch), Some(expected)) = (batch, expected) else { return };
         assert_eq!(batch.destination(), destination(expected.to));
         assert_eq!(batch.segment_len(), expected.segment_len);
+        self.held.push(Held::Unfinished(batch));
+    }
+
+    fn finish_work(&mut self, i: usize) {
+        let batch = self.held.remove(i).finish();
+        self.model.held[i].work.clear();
         assert_one_valid_send(&batch);
-        self.held.push(batch);
+        self.held.insert(i, Held::Finished(batch));
     }
 
     fn send(&mut self, i: usize, datagrams: usize) {
-        let batch = &mut self.held[i];
+        self.finish_work(i);
+        let Held::Finished(batch) = &mut self.held[i] else { panic!("it was just finished") };
         let expected = &mut self.model.held[i];
         let n = datagrams.min(expected.datagrams.len());
         let sent: Vec<Vec<u8>> = expected.datagrams.drain(..n).collect();
@@ -289,9 +372,15 @@ impl Rig {
         assert_eq!(self.queue.bytes(), bytes);
         assert_eq!(self.queue.free_buffers(), BUFFERS - waiting.len() - self.held.len());
         for (batch, expected) in self.held.iter().zip(&self.model.held) {
-            assert_eq!(batch.unsent(), expected.datagrams.concat());
-            assert!(batch.datagrams().eq(expected.datagrams.iter().map(Vec::as_slice)));
-            assert_eq!(batch.segments_left(), expected.datagrams.len());
+            let segments_left = match batch {
+                Held::Unfinished(batch) => batch.segments_left(),
+                Held::Finished(batch) => {
+                    assert_eq!(batch.unsent(), expected.datagrams.concat());
+                    assert!(batch.datagrams().eq(expected.datagrams.iter().map(Vec::as_slice)));
+                    batch.segments_left()
+                }
+            };
+            assert_eq!(segments_left, expected.datagrams.len());
         }
         let QueueCounters { datagrams, batches, .. } = self.queue.counters();
         assert_eq!((datagrams, batches), (self.model.appended, self.model.opened as u64));
@@ -322,7 +411,7 @@ impl Rig {
 }
 
 /// What Linux asks of one `UDP_SEGMENT` send.
-fn assert_one_valid_send(batch: &Batch) {
+fn assert_one_valid_send<W>(batch: &Batch<W>) {
     let lens: Vec<usize> = batch.datagrams().map(<[u8]>::len).collect();
     let (last, full) = lens.split_last().expect("a batch in the queue has something to send");
     assert!(full.iter().all(|len| *len == batch.segment_len()));
@@ -355,7 +444,7 @@ proptest! {
     fn nothing_is_lost_doubled_or_reordered_by_partial_drains(
         rounds in vec((vec((0..DESTINATIONS, 1..1453_usize), 0..40), 0..60_usize), 1..20),
     ) {
-        let mut queue = GsoQueue::default();
+        let mut queue: GsoQueue = GsoQueue::default();
         let mut appended: [Vec<Vec<u8>>; DESTINATIONS] = Default::default();
         let mut received: [Vec<Vec<u8>>; DESTINATIONS] = Default::default();
         let mut serial = 0_u32;
@@ -364,8 +453,8 @@ proptest! {
             for (to, len) in datagrams {
                 serial += 1;
                 let content: Vec<u8> = serial.to_le_bytes().into_iter().cycle().take(len).collect();
-                let copied = queue.append(destination(to), len, |out| {
-                    out.copy_from_slice(&content);
+                let copied = queue.append(destination(to), len, |slot| {
+                    slot.bytes.copy_from_slice(&content);
                     Ok::<(), ()>(())
                 });
                 if copied == Err(AppendError::Full) {
@@ -385,7 +474,8 @@ proptest! {
 
 /// Sends at most `budget` datagrams, then would block.
 fn drain(queue: &mut GsoQueue, mut budget: usize, received: &mut [Vec<Vec<u8>>; DESTINATIONS]) {
-    while let Some(mut batch) = queue.pop() {
+    while let Some(batch) = queue.pop() {
+        let mut batch = batch.finish();
         assert_one_valid_send(&batch);
         let to = (0..DESTINATIONS).find(|&i| destination(i) == batch.destination()).unwrap();
         let sent = budget.min(batch.segments_left());

@@ -72,8 +72,8 @@ impl ControlQueue {
 
 /// Appends a copy of `message`, which is short enough for any sink.
 pub(crate) fn append<S: DatagramSink>(to: Destination, message: &[u8], sink: &mut S) -> Result<(), SinkFull> {
-    let copied = sink.append(to, message.len(), |out| {
-        out.copy_from_slice(message);
+    let copied = sink.append(to, message.len(), |slot| {
+        slot.bytes.copy_from_slice(message);
         Ok::<(), std::convert::Infallible>(())
     });
     match copied {

@@ -293,8 +293,8 @@ impl<S: Session> Peer<S> {
         if session.is_initiating() {
             return Ok(());
         }
-        let appended = sink.append(endpoint, INITIATION_LEN, |out| {
-            let out = out.as_mut_array::<INITIATION_LEN>().ok_or(NotNow)?;
+        let appended = sink.append(endpoint, INITIATION_LEN, |slot| {
+            let out = slot.bytes.as_mut_array::<INITIATION_LEN>().ok_or(NotNow)?;
             session.initiate(out, now).map(|_| self.own_datagrams.written(out)).ok_or(NotNow)
         });
         match appended {
@@ -317,9 +317,9 @@ impl<S: Session> Peer<S> {
         sink: &mut K,
     ) -> Result<Sealed, SinkFull> {
         let Some(session) = &mut self.session else { return Ok(Sealed::NeedsHandshake) };
-        let appended = sink.append(to, plaintext.len() + DATA_OVERHEAD, |out| {
-            session.seal(plaintext, out, now)?;
-            self.own_datagrams.sealed(out);
+        let appended = sink.append(to, plaintext.len() + DATA_OVERHEAD, |slot| {
+            session.seal(plaintext, slot.bytes, now)?;
+            self.own_datagrams.sealed(slot.bytes);
             Ok(())
         });
         match appended {

@@ -10,9 +10,9 @@ fn v6(host: u16) -> Destination {
 }
 
 fn append(queue: &mut GsoQueue, to: Destination, len: usize, byte: u8) -> Result<(), AppendError<()>> {
-    queue.append(to, len, |out| {
-        assert_eq!(out.len(), len);
-        out.fill(byte);
+    queue.append(to, len, |slot| {
+        assert_eq!(slot.bytes.len(), len);
+        slot.bytes.fill(byte);
         Ok(())
     })
 }
@@ -27,6 +27,7 @@ fn append_all(queue: &mut GsoQueue, to: Destination, lens: &[usize]) {
 fn drain(queue: &mut GsoQueue) -> Vec<Vec<usize>> {
     let mut batches = Vec::new();
     while let Some(batch) = queue.pop() {
+        let batch = batch.finish();
         batches.push(batch.datagrams().map(<[u8]>::len).collect());
         queue.recycle(batch);
     }
@@ -35,11 +36,11 @@ fn drain(queue: &mut GsoQueue) -> Vec<Vec<usize>> {
 
 #[test]
 fn equal_datagrams_share_a_batch() {
-    let mut queue = GsoQueue::default();
+    let mut queue: GsoQueue = GsoQueue::default();
     append_all(&mut queue, v4(1), &[100; 40]);
     assert_eq!((queue.batches(), queue.bytes()), (1, 4000));
 
-    let batch = queue.pop().unwrap();
+    let batch = queue.pop().unwrap().finish();
     assert_eq!((batch.destination(), batch.segment_len(), batch.segments_left()), (v4(1), 100, 40));
     assert!(batch.is_gso());
     let order: Vec<u8> = batch.datagrams().map(|datagram| datagram[0]).collect();
@@ -48,14 +49,14 @@ fn equal_datagrams_share_a_batch() {
 
 #[test]
 fn a_lone_datagram_is_no_gso_send() {
-    let mut queue = GsoQueue::default();
+    let mut queue: GsoQueue = GsoQueue::default();
     append_all(&mut queue, v4(1), &[100]);
-    assert!(!queue.pop().unwrap().is_gso());
+    assert!(!queue.pop().unwrap().finish().is_gso());
 }
 
 #[test]
 fn short_datagram_goes_last_and_seals_the_batch() {
-    let mut queue = GsoQueue::default();
+    let mut queue: GsoQueue = GsoQueue::default();
     append_all(&mut queue, v4(1), &[100, 100, 60, 60, 100, 100]);
     assert_eq!(drain(&mut queue), [vec![100, 100, 60], vec![60], vec![100, 100]]);
     assert_eq!(queue.counters().sealed_by_shorter, 1);
@@ -64,7 +65,7 @@ fn short_datagram_goes_last_and_seals_the_batch() {
 
 #[test]
 fn short_datagram_does_not_overtake_longer_ones() {
-    let mut queue = GsoQueue::default();
+    let mut queue: GsoQueue = GsoQueue::default();
     // The second 60 would fit the batch of the first one, which left its place to the 100 since.
     append_all(&mut queue, v4(1), &[60, 100, 60]);
     assert_eq!(drain(&mut queue), [vec![60], vec![100, 60]]);
@@ -72,7 +73,7 @@ fn short_datagram_does_not_overtake_longer_ones() {
 
 #[test]
 fn destinations_do_not_close_each_others_batches() {
-    let mut queue = GsoQueue::default();
+    let mut queue: GsoQueue = GsoQueue::default();
     for _ in 0..3 {
         append_all(&mut queue, v4(1), &[100]);
         append_all(&mut queue, v6(1), &[100]);
@@ -83,7 +84,7 @@ fn destinations_do_not_close_each_others_batches() {
 
 #[test]
 fn congestion_mark_does_not_reorder_a_flow() {
-    let mut queue = GsoQueue::default();
+    let mut queue: GsoQueue = GsoQueue::default();
     let capable = Destination { ecn: Ecn::Ect0, ..v4(1) };
     let marked = Destination { ecn: Ecn::Ce, ..v4(1) };
     for (i, to) in [capable, capable, marked, capable].into_iter().enumerate() {
@@ -91,6 +92,7 @@ fn congestion_mark_does_not_reorder_a_flow() {
     }
     let mut order = Vec::new();
     while let Some(batch) = queue.pop() {
+        let batch = batch.finish();
         order.extend(batch.datagrams().map(|datagram| (batch.destination().ecn, datagram[0])));
         queue.recycle(batch);
     }
@@ -100,7 +102,7 @@ fn congestion_mark_does_not_reorder_a_flow() {
 
 #[test]
 fn flows_with_and_without_ecn_share_no_batch_and_close_none_of_the_others() {
-    let mut queue = GsoQueue::default();
+    let mut queue: GsoQueue = GsoQueue::default();
     let capable = Destination { ecn: Ecn::Ect1, ..v4(1) };
     for to in [v4(1), capable, v4(1), capable] {
         append(&mut queue, to, 100, 0).unwrap();
@@ -110,7 +112,7 @@ fn flows_with_and_without_ecn_share_no_batch_and_close_none_of_the_others() {
 
 #[test]
 fn another_source_address_needs_a_send_of_its_own_in_order() {
-    let mut queue = GsoQueue::default();
+    let mut queue: GsoQueue = GsoQueue::default();
     let pinned = Destination { local: Some([192, 0, 2, 99].into()), ..v4(1) };
     for to in [v4(1), pinned, v4(1)] {
         append(&mut queue, to, 100, 0).unwrap();
@@ -120,7 +122,7 @@ fn another_source_address_needs_a_send_of_its_own_in_order() {
 
 #[test]
 fn segment_cap_opens_a_new_batch() {
-    let mut queue = GsoQueue::default();
+    let mut queue: GsoQueue = GsoQueue::default();
     append_all(&mut queue, v4(1), &[100; 65]);
     assert_eq!(drain(&mut queue), [vec![100; 64], vec![100]]);
     assert_eq!(queue.counters().left_at_segment_cap, 1);
@@ -128,7 +130,7 @@ fn segment_cap_opens_a_new_batch() {
 
 #[test]
 fn segment_cap_follows_the_setting_within_what_linux_allows() {
-    let mut queue = GsoQueue::new(QueueConfig { max_segments: 1000, ..QueueConfig::default() });
+    let mut queue: GsoQueue = GsoQueue::new(QueueConfig { max_segments: 1000, ..QueueConfig::default() });
     assert_eq!(queue.max_segments(), 128);
     queue.set_max_segments(0);
     assert_eq!(queue.max_segments(), 1);
@@ -140,7 +142,7 @@ fn segment_cap_follows_the_setting_within_what_linux_allows() {
 
 #[test]
 fn byte_cap_is_the_longest_payload_of_the_address_family() {
-    let mut queue = GsoQueue::new(QueueConfig { max_segments: 128, ..QueueConfig::default() });
+    let mut queue: GsoQueue = GsoQueue::new(QueueConfig { max_segments: 128, ..QueueConfig::default() });
     for (to, max) in [(v4(1), MAX_PAYLOAD_V4), (v6(1), MAX_PAYLOAD_V6)] {
         assert_eq!(append(&mut queue, to, max + 1, 0), Err(AppendError::TooLong(max + 1)));
         append(&mut queue, to, max, 0).unwrap();
@@ -157,7 +159,7 @@ fn byte_cap_is_the_longest_payload_of_the_address_family() {
 
 #[test]
 fn byte_cap_is_the_buffer_where_that_is_smaller() {
-    let mut queue = GsoQueue::new(QueueConfig { buffer_bytes: 1000, ..QueueConfig::default() });
+    let mut queue: GsoQueue = GsoQueue::new(QueueConfig { buffer_bytes: 1000, ..QueueConfig::default() });
     assert_eq!(append(&mut queue, v4(1), 1001, 0), Err(AppendError::TooLong(1001)));
     append_all(&mut queue, v4(1), &[400, 400, 400]);
     assert_eq!(drain(&mut queue), [vec![400, 400], vec![400]]);
@@ -165,14 +167,14 @@ fn byte_cap_is_the_buffer_where_that_is_smaller() {
 
 #[test]
 fn empty_datagram_is_refused() {
-    let mut queue = GsoQueue::default();
+    let mut queue: GsoQueue = GsoQueue::default();
     assert_eq!(append(&mut queue, v4(1), 0, 0), Err(AppendError::Empty));
     assert!(queue.is_empty());
 }
 
 #[test]
 fn failing_fill_opens_no_batch_and_takes_no_buffer() {
-    let mut queue = GsoQueue::default();
+    let mut queue: GsoQueue = GsoQueue::default();
     let free = queue.free_buffers();
     assert_eq!(queue.append(v4(1), 100, |_| Err("no key")), Err(AppendError::Fill("no key")));
     assert!(queue.is_empty() && queue.pop().is_none());
@@ -182,26 +184,26 @@ fn failing_fill_opens_no_batch_and_takes_no_buffer() {
 
 #[test]
 fn failing_fill_leaves_the_newest_batch_open() {
-    let mut queue = GsoQueue::default();
+    let mut queue: GsoQueue = GsoQueue::default();
     append_all(&mut queue, v4(1), &[100]);
     let before = queue.counters();
     for len in [100, 60, 120] {
-        let failed = queue.append(v4(1), len, |out| {
-            out.fill(0xee);
+        let failed = queue.append(v4(1), len, |slot| {
+            slot.bytes.fill(0xee);
             Err(())
         });
         assert_eq!(failed, Err(AppendError::Fill(())));
     }
     assert_eq!(queue.counters(), before);
     append(&mut queue, v4(1), 100, 7).unwrap();
-    let batch = queue.pop().unwrap();
+    let batch = queue.pop().unwrap().finish();
     assert_eq!(batch.unsent(), [[0; 100], [7; 100]].concat());
     assert!(queue.is_empty());
 }
 
 #[test]
 fn panicking_fill_leaves_the_queue_usable() {
-    let mut queue = GsoQueue::new(QueueConfig { buffers: 1, ..QueueConfig::default() });
+    let mut queue: GsoQueue = GsoQueue::new(QueueConfig { buffers: 1, ..QueueConfig::default() });
     let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         queue.append(v4(1), 100, |_| -> Result<(), ()> { panic!("a bug in the caller") })
     }));
@@ -212,7 +214,7 @@ fn panicking_fill_leaves_the_queue_usable() {
 
 #[test]
 fn full_pool_refuses_new_batches_but_not_joining_ones() {
-    let mut queue = GsoQueue::new(QueueConfig { buffers: 2, ..QueueConfig::default() });
+    let mut queue: GsoQueue = GsoQueue::new(QueueConfig { buffers: 2, ..QueueConfig::default() });
     append_all(&mut queue, v4(1), &[100]);
     append_all(&mut queue, v4(2), &[100]);
     let refused = queue.append(v4(3), 100, |_| -> Result<(), ()> { panic!("nothing to fill") });
@@ -220,7 +222,7 @@ fn full_pool_refuses_new_batches_but_not_joining_ones() {
     append_all(&mut queue, v4(1), &[100]);
 
     // A batch that was popped still has its buffer …
-    let batch = queue.pop().unwrap();
+    let batch = queue.pop().unwrap().finish();
     assert_eq!(append(&mut queue, v4(3), 100, 0), Err(AppendError::Full));
     // … until it is recycled.
     queue.recycle(batch);
@@ -230,7 +232,7 @@ fn full_pool_refuses_new_batches_but_not_joining_ones() {
 
 #[test]
 fn a_thousand_peers_need_no_thousand_buffers() {
-    let mut queue = GsoQueue::default();
+    let mut queue: GsoQueue = GsoQueue::default();
     let mut sends = 0;
     for peer in 0..1000 {
         while append(&mut queue, v6(peer), 80, 0) == Err(AppendError::Full) {
@@ -244,7 +246,7 @@ fn a_thousand_peers_need_no_thousand_buffers() {
 
 #[test]
 fn dropped_batches_do_not_starve_the_pool() {
-    let mut queue = GsoQueue::new(QueueConfig { buffers: 1, ..QueueConfig::default() });
+    let mut queue: GsoQueue = GsoQueue::new(QueueConfig { buffers: 1, ..QueueConfig::default() });
     for _ in 0..10 {
         append_all(&mut queue, v4(1), &[100]);
         assert_eq!(queue.free_buffers(), 0);
@@ -255,9 +257,9 @@ fn dropped_batches_do_not_starve_the_pool() {
 
 #[test]
 fn advancing_moves_by_whole_datagrams_and_stops_at_the_end() {
-    let mut queue = GsoQueue::default();
+    let mut queue: GsoQueue = GsoQueue::default();
     append_all(&mut queue, v4(1), &[100, 100, 100, 60]);
-    let mut batch = queue.pop().unwrap();
+    let mut batch = queue.pop().unwrap().finish();
     batch.advance(2);
     assert_eq!((batch.segments_left(), batch.unsent().len(), batch.unsent()[0]), (2, 160, 2));
     assert_eq!(batch.unsent_prefix(1).len(), 100);
@@ -272,9 +274,9 @@ fn advancing_moves_by_whole_datagrams_and_stops_at_the_end() {
 
 #[test]
 fn restored_batch_leaves_before_what_was_appended_since() {
-    let mut queue = GsoQueue::default();
+    let mut queue: GsoQueue = GsoQueue::default();
     append_all(&mut queue, v4(1), &[100, 100]);
-    let mut blocked = queue.pop().unwrap();
+    let mut blocked = queue.pop().unwrap().finish();
     append_all(&mut queue, v4(1), &[100]);
     blocked.advance(1);
     queue.restore(blocked);
@@ -285,9 +287,9 @@ fn restored_batch_leaves_before_what_was_appended_since() {
 
 #[test]
 fn nothing_joins_a_restored_batch() {
-    let mut queue = GsoQueue::default();
+    let mut queue: GsoQueue = GsoQueue::default();
     append_all(&mut queue, v4(1), &[100]);
-    let blocked = queue.pop().unwrap();
+    let blocked = queue.pop().unwrap().finish();
     queue.restore(blocked);
     append_all(&mut queue, v4(1), &[100]);
     assert_eq!(drain(&mut queue), [vec![100], vec![100]]);
@@ -295,9 +297,9 @@ fn nothing_joins_a_restored_batch() {
 
 #[test]
 fn batches_restored_in_any_order_find_their_old_places() {
-    let mut queue = GsoQueue::default();
+    let mut queue: GsoQueue = GsoQueue::default();
     append_all(&mut queue, v4(1), &[10, 20, 30, 40]);
-    let popped: Vec<_> = (0..3).map(|_| queue.pop().unwrap()).collect();
+    let popped: Vec<_> = (0..3).map(|_| queue.pop().unwrap().finish()).collect();
     let [first, second, third] = popped.try_into().unwrap();
     queue.restore(second);
     queue.restore(third);
@@ -307,10 +309,10 @@ fn batches_restored_in_any_order_find_their_old_places() {
 
 #[test]
 fn restoring_a_finished_batch_recycles_it() {
-    let mut queue = GsoQueue::default();
+    let mut queue: GsoQueue = GsoQueue::default();
     append_all(&mut queue, v4(1), &[100]);
     let free = queue.free_buffers();
-    let mut batch = queue.pop().unwrap();
+    let mut batch = queue.pop().unwrap().finish();
     batch.advance(1);
     queue.restore(batch);
     assert!(queue.is_empty());
@@ -319,7 +321,7 @@ fn restoring_a_finished_batch_recycles_it() {
 
 #[test]
 fn a_blocked_address_family_does_not_block_the_other() {
-    let mut queue = GsoQueue::default();
+    let mut queue: GsoQueue = GsoQueue::default();
     append_all(&mut queue, v4(1), &[100]);
     append_all(&mut queue, v6(1), &[100]);
     append_all(&mut queue, v4(1), &[120]);
@@ -335,8 +337,78 @@ fn a_blocked_address_family_does_not_block_the_other() {
 
 #[test]
 fn debug_output_shows_no_payload() {
-    let mut queue = GsoQueue::default();
+    let mut queue: GsoQueue = GsoQueue::default();
     append(&mut queue, v4(1), 5, b'S').unwrap();
     let text = format!("{queue:?}");
     assert!(text.contains("192.0.2.1:51820") && !text.contains("SSS") && !text.contains("83"), "{text}");
+}
+
+/// The datagrams to be turned into capitals.
+#[derive(Debug, Default)]
+struct Capitals(Vec<usize>);
+
+impl Work for Capitals {
+    fn finish(&mut self, datagrams: &mut [u8], segment_len: usize) {
+        for segment in self.0.drain(..) {
+            datagrams.chunks_mut(segment_len).nth(segment).unwrap().make_ascii_uppercase();
+        }
+    }
+
+    fn clear(&mut self) {
+        self.0.clear();
+    }
+}
+
+fn append_capital(queue: &mut GsoQueue<Capitals>, datagram: &[u8]) {
+    let appended = queue.append(v4(1), datagram.len(), |slot| {
+        slot.bytes.copy_from_slice(datagram);
+        slot.work.0.push(slot.segment);
+        Ok::<(), ()>(())
+    });
+    assert_eq!(appended, Ok(()));
+}
+
+#[test]
+fn work_of_a_batch_given_up_is_not_done_to_the_next_in_its_buffer() {
+    let mut queue: GsoQueue<Capitals> = GsoQueue::new(QueueConfig { buffers: 1, ..QueueConfig::default() });
+    append_capital(&mut queue, b"abc");
+    append_capital(&mut queue, b"abc");
+    let given_up = queue.pop().unwrap();
+    queue.recycle(given_up);
+    let as_it_is = |slot: Slot<'_, Capitals>| {
+        slot.bytes.copy_from_slice(b"def");
+        Ok::<(), ()>(())
+    };
+    queue.append(v4(1), 3, as_it_is).unwrap();
+    append_capital(&mut queue, b"ghi");
+    assert_eq!(queue.pop().unwrap().finish().unsent(), b"defGHI");
+}
+
+#[test]
+fn unfinished_batch_tells_what_it_is_and_shows_no_payload() {
+    let mut queue: GsoQueue<Capitals> = GsoQueue::default();
+    append_capital(&mut queue, b"SSSS");
+    append_capital(&mut queue, b"SSS");
+    let batch = queue.pop().unwrap();
+    assert_eq!((batch.destination(), batch.segment_len()), (v4(1), 4));
+    assert_eq!((batch.segments_left(), batch.unsent_len()), (2, 7));
+    let text = format!("{batch:?}");
+    assert!(text.contains("192.0.2.1:51820") && !text.contains("SSS") && !text.contains("83"), "{text}");
+}
+
+#[test]
+fn restored_unfinished_batch_keeps_its_place_and_its_work() {
+    let mut queue: GsoQueue<Capitals> = GsoQueue::default();
+    append_capital(&mut queue, b"abc");
+    append_capital(&mut queue, b"defg");
+    let first = queue.pop().unwrap();
+    queue.restore(first);
+    append_capital(&mut queue, b"hi");
+    let mut sent = Vec::new();
+    while let Some(batch) = queue.pop() {
+        let batch = batch.finish();
+        sent.extend_from_slice(batch.unsent());
+        queue.recycle(batch);
+    }
+    assert_eq!(sent, b"ABCDEFGHI");
 }

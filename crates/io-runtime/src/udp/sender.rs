@@ -17,7 +17,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use gso_queue::{Batch, Destination, GsoQueue};
+use gso_queue::{Batch, Destination, GsoQueue, Work};
 
 use self::flight::{InFlight, NoRoom, Troubles};
 use crate::{
@@ -132,8 +132,12 @@ impl<S: DatagramSocket> Sender<S> {
         }
     }
 
-    /// Sends all that is queued, but for what has to wait for room.
-    pub(crate) fn flush(&mut self, queue: &mut GsoQueue, mut cx: Context<'_, impl FnMut(Destination)>) {
+    /// Finishes and sends all that is queued, but for what has to wait for room.
+    pub(crate) fn flush<W: Work>(
+        &mut self,
+        queue: &mut GsoQueue<W>,
+        mut cx: Context<'_, impl FnMut(Destination)>,
+    ) {
         let Self { v4, v6, rules, retry_at } = self;
         while let Some(batch) = queue.pop_where(|to| match Family::of(&to.remote) {
             Family::V4 => v4.is_open(to.remote),
@@ -148,7 +152,7 @@ impl<S: DatagramSocket> Sender<S> {
                 queue.recycle(batch);
                 continue;
             };
-            if let Some(waits) = lane.send(batch, rules, &mut cx, queue) {
+            if let Some(waits) = lane.send(batch.finish(), rules, &mut cx, queue) {
                 retry_at.get_or_insert(waits);
             }
         }
@@ -172,12 +176,12 @@ impl<S: DatagramSocket> Lane<S> {
     }
 
     /// Sends the batch, or puts what is left of it back, or gives that up. When to try again, if it is to wait.
-    fn send(
+    fn send<W: Work>(
         &mut self,
-        batch: Batch,
+        batch: Batch<W>,
         rules: &mut Rules,
         cx: &mut Context<'_, impl FnMut(Destination)>,
-        queue: &mut GsoQueue,
+        queue: &mut GsoQueue<W>,
     ) -> Option<Instant> {
         let to = batch.destination().remote;
         let mut flight = InFlight::new(batch, rules, cx);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use encrypt::deterministic::InsecureIdentity;
-use gso_queue::{AppendError, DatagramSink, Destination};
+use gso_queue::{AppendError, DatagramSink, Destination, Slot};
 use tunnel_core::{Sent, SinkFull};
 
 use crate::{
@@ -23,7 +23,7 @@ impl DatagramSink for Narrow {
         &mut self,
         to: Destination,
         len: usize,
-        fill: impl FnOnce(&mut [u8]) -> Result<(), E>,
+        fill: impl FnOnce(Slot<'_>) -> Result<(), E>,
     ) -> Result<(), AppendError<E>> {
         if self.room == 0 {
             return Err(AppendError::Full);

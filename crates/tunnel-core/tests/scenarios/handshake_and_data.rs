@@ -1,7 +1,7 @@
 //! The first packet brings up a session; data flows both ways.
 
 use encrypt::Identity;
-use gso_queue::{AppendError, DatagramSink, Destination, Ecn};
+use gso_queue::{AppendError, DatagramSink, Destination, Ecn, Slot};
 use tunnel_core::TunnelConfig;
 
 use crate::world::{A, B, Kind, World, kinds, on_every_backend, packet, ping};
@@ -106,12 +106,12 @@ fn a_packet_longer_than_a_datagram_is_dropped_and_counted<I: Identity>() {
             &mut self,
             _: Destination,
             len: usize,
-            fill: impl FnOnce(&mut [u8]) -> Result<(), E>,
+            fill: impl FnOnce(Slot<'_>) -> Result<(), E>,
         ) -> Result<(), AppendError<E>> {
             if len > 65_507 {
                 return Err(AppendError::TooLong(len));
             }
-            fill(&mut vec![0; len]).map_err(AppendError::Fill)
+            fill(Slot { bytes: &mut vec![0; len], segment: 0, work: &mut () }).map_err(AppendError::Fill)
         }
     }
     let mut world: World<I> = World::connected();

@@ -13,8 +13,8 @@ use crate::{
 
 /// A batch that is being sent.
 #[derive(Debug)]
-pub(super) struct InFlight {
-    pub(super) batch: Batch,
+pub(super) struct InFlight<W> {
+    pub(super) batch: Batch<W>,
     mode: Mode,
     /// The kernel refused the pinned source, and took the same without it.
     unpinned: bool,
@@ -41,8 +41,8 @@ pub(super) enum NoRoom {
     ForThis,
 }
 
-impl InFlight {
-    pub(super) fn new<F>(batch: Batch, rules: &Rules, cx: &mut Context<'_, F>) -> Self {
+impl<W> InFlight<W> {
+    pub(super) fn new<F>(batch: Batch<W>, rules: &Rules, cx: &mut Context<'_, F>) -> Self {
         let choice = match rules.gso && batch.is_gso() {
             true => rules.routes.choose(batch.destination().remote.ip(), cx.now),
             false => Choice::Plain,

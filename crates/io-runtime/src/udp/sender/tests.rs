@@ -3,7 +3,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
-use gso_queue::{DatagramSink as _, Ecn, QueueConfig};
+use gso_queue::{DatagramSink as _, Ecn, QueueConfig, Slot};
 use nix::libc::{
     EADDRNOTAVAIL, EAGAIN, EHOSTUNREACH, EINTR, EINVAL, EIO, EMSGSIZE, ENETUNREACH, ENOBUFS, ENOSYS, EPERM,
 };
@@ -128,9 +128,9 @@ impl Bench {
     fn push(&mut self, to: Destination, len: usize) -> u32 {
         let number = self.next;
         self.next += 1;
-        let fill = |out: &mut [u8]| {
-            out.fill(0);
-            out[..4].copy_from_slice(&number.to_be_bytes());
+        let fill = |slot: Slot<'_>| {
+            slot.bytes.fill(0);
+            slot.bytes[..4].copy_from_slice(&number.to_be_bytes());
             Ok::<_, ()>(())
         };
         self.queue.append(to, len, fill).expect("room in the queue");
