@@ -4,7 +4,7 @@ mod common;
 
 use std::{collections::HashMap, io};
 
-use common::{ACK, FIN, PSH, Spec, assert_valid, bytes, without_atomic_id};
+use common::{ACK, AE, CWR, ECE, FIN, PSH, Spec, assert_valid, bytes, without_atomic_id};
 use proptest::prelude::*;
 use tun_device::{CoalesceConfig, Coalescer, Full, GsoType, Segments, VNET_HEADER_LEN, VnetHeader};
 
@@ -127,6 +127,7 @@ enum Step {
     Options,
     Fragment,
     Urgent,
+    OtherEcn(u16),
     Flip(usize, u8),
 }
 
@@ -148,8 +149,14 @@ fn any_step() -> impl Strategy<Value = Step> {
         1 => Just(Step::Options),
         1 => Just(Step::Fragment),
         1 => Just(Step::Urgent),
+        2 => ecn_bits().prop_map(Step::OtherEcn),
         2 => (0usize..120, any::<u8>()).prop_map(|(at, bit)| Step::Flip(at, bit)),
     ]
+}
+
+/// Of classic or Accurate ECN.
+fn ecn_bits() -> impl Strategy<Value = u16> {
+    proptest::sample::subsequence(vec![ECE, CWR, AE], 0..=3).prop_map(|bits| bits.into_iter().sum())
 }
 
 fn run(flows: &mut [Spec], steps: &[(usize, Step)], segment_len: usize) -> Vec<Vec<u8>> {
@@ -160,10 +167,11 @@ fn run(flows: &mut [Spec], steps: &[(usize, Step)], segment_len: usize) -> Vec<V
         let mut now = spec.clone().payload(index, segment_len);
         match step {
             Step::Short => now.payload.truncate(segment_len / 2),
-            Step::Pushed => now.flags = ACK | PSH,
+            Step::Pushed => now.flags |= PSH,
+            Step::OtherEcn(bits) => now.flags ^= bits,
             Step::PureAck => now.payload.clear(),
             Step::Gap => now.sequence = now.sequence.wrapping_add(segment_len as u32),
-            Step::Finished => now.flags = ACK | FIN,
+            Step::Finished => now.flags |= FIN,
             Step::OtherWindow => now.window ^= 1,
             Step::OtherTos => now.tos = 0x10,
             Step::OtherTtl => now.ttl = 9,
@@ -194,17 +202,18 @@ fn run(flows: &mut [Spec], steps: &[(usize, Step)], segment_len: usize) -> Vec<V
 proptest! {
     #[test]
     fn split_undoes_coalesce_and_keeps_every_flow_in_order(
-        kinds in proptest::collection::vec((any::<bool>(), any::<bool>(), any::<bool>(), any::<u32>(), any::<u16>()), 1..5),
+        kinds in proptest::collection::vec((any::<bool>(), any::<bool>(), any::<bool>(), any::<u32>(), any::<u16>(), ecn_bits()), 1..5),
         steps in proptest::collection::vec((0usize..5, any_step()), 1..120),
         segment_len in prop_oneof![2usize..100, Just(1380usize)],
         max_flows in 0usize..6, max_frames in 1usize..40,
         (tso, uso) in prop_oneof![8 => Just((true, true)), 1 => Just((true, false)), 1 => Just((false, true)), 1 => Just((false, false))],
     ) {
-        let mut flows: Vec<Spec> = kinds.iter().enumerate().map(|(i, &(v6, tcp, df, sequence, id))| Spec {
+        let mut flows: Vec<Spec> = kinds.iter().enumerate().map(|(i, &(v6, tcp, df, sequence, id, ecn))| Spec {
             v6, tcp, sequence, id,
             host: (i / 2) as u8,
             port: 5000 + i as u16,
             flags_and_offset: if df { 0x4000 } else { 0 },
+            flags: ACK | ecn,
             ..Spec::tcp()
         }).collect();
         let packets = run(&mut flows, &steps, segment_len);
@@ -376,7 +385,8 @@ fn differing_headers_are_not_merged() {
         Spec { tos: 2, ..next.clone() },
         Spec { ttl: 3, ..next.clone() },
         Spec { flags: ACK | FIN, ..next.clone() },
-        Spec { flags: ACK | 0x40, ..next.clone() },
+        Spec { flags: ACK | ECE, ..next.clone() },
+        Spec { flags: ACK | AE, ..next.clone() },
         Spec { flags_and_offset: 0, ..next.clone() },
         Spec { tcp_options: vec![1, 1, 8, 10, 0, 0, 0, 9, 0, 0, 0, 2], ..next.clone() },
         Spec { tcp_options: Vec::new(), ..next.clone() },
@@ -386,6 +396,30 @@ fn differing_headers_are_not_merged() {
         assert_eq!(shape(&[a.clone(), b.clone()]), [1, 1], "{b:?}");
     }
     assert_eq!(shape(&[a, next]), [2]);
+}
+
+#[test]
+fn segments_with_the_same_ecn_feedback_are_merged_unless_it_says_cwr() {
+    for feedback in [0, ECE, AE, AE | ECE] {
+        let a = Spec { flags: ACK | feedback, ..Spec::tcp() }.payload(0, 300);
+        let run = [a.clone(), a.next(300), Spec { flags: ACK | PSH | feedback, ..a.next(300).next(300) }];
+        assert_eq!(shape(&run), [3], "{feedback:#x}");
+        assert_eq!(one_flush(&run).split(), run.each_ref().map(Spec::build));
+
+        // Splitting would leave it to the first one.
+        let with_cwr = run.map(|spec| Spec { flags: spec.flags | CWR, ..spec });
+        assert_eq!(shape(&with_cwr), [1, 1, 1], "{feedback:#x} and CWR");
+    }
+}
+
+#[test]
+fn news_in_ecn_feedback_starts_a_new_run() {
+    let a = Spec { flags: ACK | AE | ECE, ..Spec::tcp() }.payload(0, 300);
+    let b = a.next(300);
+    let c = Spec { flags: ACK | AE | CWR, ..b.next(300) };
+    let d = Spec { flags: ACK, ..c.next(300) };
+    let e = d.next(300);
+    assert_eq!(shape(&[a, b, c, d, e]), [2, 1, 2]);
 }
 
 #[test]

@@ -16,7 +16,7 @@ use std::{
 };
 
 use common::{
-    assert_valid, bytes,
+    ACK, AE, ECE, PSH, Spec, assert_valid, bytes,
     namespace::{
         add_address, become_nobody, delete_link, in_namespace, open_foreign_tun, ready_tun, rename,
         set_device_mode, set_up, snmp,
@@ -132,7 +132,7 @@ fn assert_same_frame(ours: &[u8], kernels: &[u8]) {
     let without_hint = |frame| VnetHeader { hdr_len: 0, ..VnetHeader::parse(frame).unwrap() };
     // FIN keeps its segment out of super-packets on our side.
     let transport = usize::from(header.csum_start) + VNET_HEADER_LEN;
-    let has_fin = header.gso_type != GsoType::UdpL4 && kernels[transport + 13] & common::FIN != 0;
+    let has_fin = header.gso_type != GsoType::UdpL4 && u16::from(kernels[transport + 13]) & common::FIN != 0;
     if !has_fin {
         assert_eq!(without_hint(ours), without_hint(kernels));
         assert!(ours[VNET_HEADER_LEN..] == kernels[VNET_HEADER_LEN..], "the packets differ");
@@ -322,14 +322,50 @@ fn without_offloads_every_frame_is_plain_and_complete() {
 
 /// The next frame that is UDP over IPv4: the kernel adds IPv6 chatter of its own.
 fn recv_udp(tun: &LinuxTun, frame: &mut [u8]) -> usize {
+    recv_v4(tun, 17, frame)
+}
+
+/// The next frame of a protocol over IPv4.
+fn recv_v4(tun: &LinuxTun, protocol: u8, frame: &mut [u8]) -> usize {
     loop {
         let mut fds = [PollFd::new(tun.as_fd(), PollFlags::POLLIN)];
         assert_eq!(poll(&mut fds, PollTimeout::try_from(PATIENCE).unwrap()).unwrap(), 1, "nothing to read");
         let len = tun.recv(frame).unwrap();
-        if frame[VNET_HEADER_LEN] == 0x45 && frame[VNET_HEADER_LEN + 9] == 17 {
+        if frame[VNET_HEADER_LEN] == 0x45 && frame[VNET_HEADER_LEN + 9] == protocol {
             return len;
         }
     }
+}
+
+/// What we merge may be forwarded to a link that takes no super-packets: then the kernel splits it, not us.
+#[test]
+fn the_kernel_splits_merged_ecn_feedback_into_the_very_packets() {
+    in_namespace(|| {
+        let tun = ready_tun();
+        add_address(tun.name(), "10.0.0.254".parse().unwrap()); // `Spec`'s packets come from there
+        let options = TunOptions { offload: false, ..TunOptions::default() };
+        let plain = LinuxTun::create("plain%d", &options).unwrap();
+        set_up(plain.name(), true);
+        add_address(plain.name(), "10.9.9.1".parse().unwrap()); // and go there
+        std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").unwrap();
+
+        for feedback in [ECE, AE, AE | ECE] {
+            let a = Spec { flags: ACK | feedback, ..Spec::tcp() }.payload(0, 1000);
+            let run =
+                [a.clone(), a.next(1000), Spec { flags: ACK | PSH | feedback, ..a.next(1000).next(700) }];
+            let mut coalescer = Coalescer::new(CoalesceConfig::for_device(tun.offloads()));
+            run.iter().for_each(|packet| coalescer.push(&packet.build()).unwrap());
+            coalescer.flush(|frame| tun.send(frame)).unwrap();
+            assert_eq!(coalescer.counters().tcp.written, 1, "{feedback:#x}: it was not merged");
+
+            let mut frame = vec![0; MAX_FRAME_LEN];
+            for packet in run {
+                let len = recv_v4(&plain, 6, &mut frame);
+                let forwarded = Spec { ttl: packet.ttl - 1, ..packet }.build();
+                assert_eq!(frame[VNET_HEADER_LEN..len], forwarded, "{feedback:#x}");
+            }
+        }
+    });
 }
 
 #[test]
@@ -351,7 +387,7 @@ fn a_deleted_link_reports_an_error_condition_and_is_gone_for_good() {
 fn a_link_that_is_down_is_not_gone() {
     in_namespace(|| {
         let tun = ready_tun();
-        let packet = common::Spec::udp().payload(1, 100).build();
+        let packet = Spec::udp().payload(1, 100).build();
         let frame = [&[0; VNET_HEADER_LEN], packet.as_slice()].concat();
         tun.send(&frame).unwrap();
         set_up(tun.name(), false);

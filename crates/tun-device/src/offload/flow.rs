@@ -116,10 +116,11 @@ pub(super) fn same_headers(a: &[u8], b: &[u8], segment: &Segment) -> bool {
         Version::V6 => ip_a[..4] == ip_b[..4] && ip_a[6..8] == ip_b[6..8],
     };
     let same_transport = match segment.key.protocol {
-        // All but sequence number, PSH and checksum: acknowledgement, window, urgent pointer and options
-        // must agree (RFC 9293 §3.1). Flags are ACK or ACK|PSH in both.
+        // All but sequence number, PSH and checksum: acknowledgement, flags, window, urgent pointer and options
+        // must agree (RFC 9293 §3.1).
         Protocol::Tcp => {
             transport_a[8..13] == transport_b[8..13]
+                && (transport_a[13] ^ transport_b[13]) & !tcp_flags::PSH == 0
                 && transport_a[14..16] == transport_b[14..16]
                 && transport_a[18..] == transport_b[18..]
         }
@@ -161,7 +162,7 @@ fn tcp_segment(packet: &[u8], key: FlowKey, transport: usize) -> Option<Segment>
     let tcp = packet.get(transport..).filter(|tcp| tcp.len() > TCP_HEADER_LEN)?;
     let header_len = transport + usize::from(tcp[12] >> 4) * 4;
     let whole_header = header_len >= transport + TCP_HEADER_LEN && header_len < packet.len();
-    let flags_are_usual = tcp[12] & 0xf == 0 && tcp[13] & !tcp_flags::PSH == tcp_flags::ACK;
+    let flags_are_usual = has_usual_flags(tcp[12], tcp[13]);
     let checksum_is_canonical = tcp[16..18] != [0xff; 2]; // splitting writes 0 for this
     (whole_header && flags_are_usual && checksum_is_canonical).then(|| Segment {
         key,
@@ -172,6 +173,18 @@ fn tcp_segment(packet: &[u8], key: FlowKey, transport: usize) -> Option<Segment>
         push: tcp[13] & tcp_flags::PSH != 0,
         id: identification(packet, key),
     })
+}
+
+/// ACK, perhaps with PSH, and ECN's feedback: ECE and AE say the same on every packet until there is news (RFC 3168
+/// §6.1.3, RFC 9768 §3.2.2), and splitting repeats them.
+///
+/// Not CWR, which splitting leaves to the first packet alone, as RFC 3168 §6.1.2 has it. For Accurate ECN it is a
+/// bit of a counter, the same on many packets; Linux keeps it on all of them in a super-packet of type
+/// `SKB_GSO_TCP_ACCECN` (include/linux/skbuff.h), which a virtio-net header cannot say.
+fn has_usual_flags(offset_and_ae: u8, flags: u8) -> bool {
+    let reserved = offset_and_ae & 0x0f & !tcp_flags::AE;
+    let may_be_set = tcp_flags::PSH | tcp_flags::ECE;
+    reserved == 0 && flags & !may_be_set == tcp_flags::ACK
 }
 
 fn udp_segment(packet: &[u8], key: FlowKey, transport: usize) -> Option<Segment> {

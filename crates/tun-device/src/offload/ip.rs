@@ -20,7 +20,10 @@ pub(crate) mod tcp_flags {
     pub(crate) const FIN: u8 = 0x01;
     pub(crate) const PSH: u8 = 0x08;
     pub(crate) const ACK: u8 = 0x10;
+    pub(crate) const ECE: u8 = 0x40;
     pub(crate) const CWR: u8 = 0x80;
+    /// Accurate ECN's third bit (RFC 9768 §3.2), in byte 12, beside the data offset.
+    pub(crate) const AE: u8 = 0x01;
 }
 
 /// The version in an IP header's first nibble.

@@ -5,10 +5,13 @@ pub(crate) mod namespace;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-pub(crate) const FIN: u8 = 0x01;
-pub(crate) const PSH: u8 = 0x08;
-pub(crate) const ACK: u8 = 0x10;
-pub(crate) const CWR: u8 = 0x80;
+pub(crate) const FIN: u16 = 0x01;
+pub(crate) const PSH: u16 = 0x08;
+pub(crate) const ACK: u16 = 0x10;
+pub(crate) const ECE: u16 = 0x40;
+pub(crate) const CWR: u16 = 0x80;
+/// Accurate ECN's third bit, below the data offset.
+pub(crate) const AE: u16 = 0x100;
 
 /// Describes a TCP or UDP packet; `build` makes it with right lengths and checksums.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,7 +23,7 @@ pub(crate) struct Spec {
     pub(crate) sequence: u32,
     pub(crate) ack: u32,
     pub(crate) window: u16,
-    pub(crate) flags: u8,
+    pub(crate) flags: u16,
     pub(crate) tcp_options: Vec<u8>,
     pub(crate) ip_options: Vec<u8>,
     pub(crate) tos: u8,
@@ -84,8 +87,8 @@ impl Spec {
         if self.tcp {
             transport.extend(self.sequence.to_be_bytes());
             transport.extend(self.ack.to_be_bytes());
-            transport.push((((20 + self.tcp_options.len()) / 4) << 4) as u8);
-            transport.push(self.flags);
+            let data_offset = (20 + self.tcp_options.len()) as u16 / 4;
+            transport.extend((data_offset << 12 | self.flags).to_be_bytes());
             transport.extend(self.window.to_be_bytes());
             transport.extend([0, 0, 0, 0]);
             transport.extend(&self.tcp_options);
