@@ -206,6 +206,39 @@ fn the_interface_goes_though_the_firewall_would_not() {
     });
 }
 
+/// What is left is written down anew when a `down` could not undo it. Killed meanwhile, it loses nothing of that.
+#[test]
+fn a_death_while_the_record_is_written_anew_loses_nothing() {
+    const RECORD: &str = "/var/run/wireguard/wg0.journal";
+    if Environment::Pid1.rules_out(CLEANS_UP) {
+        return;
+    }
+    lab(&[TOOLS, &["strace"]].concat(), |lab| {
+        network(lab);
+        let before = snapshot(lab);
+        tunnel(lab, "wg0", INTERFACE, "0.0.0.0/0, ::/0");
+        lab.file("nft", "#!/bin/sh\nexit 5\n");
+        lab.run("mkdir broken; chmod 755 nft; mv nft broken");
+        let mut killed = 0;
+        for nth in 1.. {
+            said(lab, "up ./wg0.conf");
+            let down = lab.sh(&format!(
+                "export PATH=$DIR/broken:$PATH:$DIR/tools; exec strace -qqq -o /dev/null -P {RECORD} -P {RECORD}-new \
+                 -e inject=openat,unlink,unlinkat,rename,renameat2:signal=KILL:when={nth} {} down ./wg0.conf",
+                lab.program()
+            ));
+            assert_ne!(snapshot(lab), before, "the firewall is there");
+            said(lab, "down ./wg0.conf");
+            assert_eq!(snapshot(lab), before, "killed at call {nth} of the record: {down:?}");
+            if down.status.code() == Some(1) {
+                break; // it came to its end
+            }
+            killed += 1;
+        }
+        assert!(killed >= 3, "killed {killed} times");
+    });
+}
+
 /// Who waits in vain for somebody's program can end it, and the rest is undone.
 #[test]
 fn the_interface_goes_though_the_firewalls_program_hangs() {

@@ -28,6 +28,8 @@ use crate::{
 const MAX_LEN: u64 = 64 << 10;
 
 const SUFFIX: &str = ".journal";
+/// The extension of one that is not yet to be read.
+const UNFINISHED: &str = "journal-new";
 const COMPLETE: &str = "complete";
 const UNDONE: &str = "undone ";
 
@@ -82,12 +84,27 @@ impl Journal {
     }
 
     fn try_create(name: &str) -> io::Result<Self> {
-        let path = path(name);
+        let journal = Self::begin(path(name))?;
+        File::open(SOCKET_DIR)?.sync_all()?;
+        Ok(journal)
+    }
+
+    fn begin(path: PathBuf) -> io::Result<Self> {
         let mut file = File::options().write(true).create_new(true).mode(0o600).open(&path)?;
         file.write_all(format!("{}\n", Origin::here()?).as_bytes())?;
         file.sync_all()?;
-        File::open(SOCKET_DIR)?.sync_all()?;
         Ok(Self { file, path, made: Vec::new() })
+    }
+
+    /// One that takes the place of the interface's, all at once, when it is whole: whoever ends us before that leaves the
+    /// old one.
+    fn replace(name: &str, made: Vec<Made>) -> Result<(), Trouble> {
+        let fresh = path(name).with_extension(UNFINISHED);
+        let _ = fs::remove_file(&fresh); // of one that did not come so far
+        let mut journal = Self::begin(fresh).or_trouble(format!("cannot write in {SOCKET_DIR}"))?;
+        made.into_iter().try_for_each(|made| journal.write_down(made))?;
+        let placed = fs::rename(&journal.path, path(name)).and_then(|()| File::open(SOCKET_DIR)?.sync_all());
+        placed.or_trouble(format!("cannot replace {}", path(name).display()))
     }
 
     /// Writes down what is made next.
@@ -172,17 +189,15 @@ impl Record {
 
     /// Nothing is left but `rest`; if that is nothing, the record goes.
     pub(super) fn leave(name: &str, rest: Vec<Made>) -> Result<(), Trouble> {
+        if !rest.is_empty() {
+            return Journal::replace(name, rest);
+        }
         match fs::remove_file(path(name)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(error).or_trouble(format!("cannot remove {}", path(name).display()));
+                Err(error).or_trouble(format!("cannot remove {}", path(name).display()))
             }
-            _ => {}
+            _ => Ok(()),
         }
-        if rest.is_empty() {
-            return Ok(());
-        }
-        let mut journal = Journal::create(name)?;
-        rest.into_iter().try_for_each(|made| journal.write_down(made))
     }
 }
 
