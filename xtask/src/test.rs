@@ -2,6 +2,7 @@
 //! that could not run.
 
 mod environments;
+mod features;
 
 use std::{
     fs,
@@ -49,6 +50,10 @@ impl Test {
             [] => vec!["--workspace".to_owned()],
             packages => packages.iter().map(|package| format!("--package={package}")).collect(),
         };
+        if self.package.is_empty() {
+            say!("== features\n");
+            features::check()?;
+        }
         let mut runs = vec![Run::of(&selection, None)?];
         if self.package.is_empty() || self.package.iter().any(|package| package == "volley") {
             // The same selection, so that cargo need not build anything again.

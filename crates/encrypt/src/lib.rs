@@ -1,7 +1,9 @@
 #![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "boringtun")]
 pub mod boring;
+#[cfg(feature = "test-util")]
 pub mod deterministic;
 mod ip;
 mod keys;

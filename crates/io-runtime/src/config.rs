@@ -20,13 +20,29 @@ pub enum Arrangement {
 }
 
 /// Whose handshakes and keys a tunnel uses. All of them speak the same protocol with any peer. See docs/backend.md.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Backend {
-    /// [`encrypt::boring`].
-    #[default]
+    /// `encrypt::boring`, if this crate is built with the feature `boringtun`.
     Boringtun,
     /// [`encrypt::native`].
     Native,
+}
+
+impl Backend {
+    /// True if this build has it. [`spawn`](crate::spawn) refuses one that it does not have.
+    pub const fn is_built(self) -> bool {
+        match self {
+            Self::Boringtun => cfg!(feature = "boringtun"),
+            Self::Native => true,
+        }
+    }
+}
+
+/// boringtun's, if it is built.
+impl Default for Backend {
+    fn default() -> Self {
+        if Self::Boringtun.is_built() { Self::Boringtun } else { Self::Native }
+    }
 }
 
 impl fmt::Display for Backend {

@@ -2,10 +2,15 @@
 
 use std::{io, sync::Arc};
 
+use crate::Backend;
+
 /// Why the data plane did not start, or why it ended.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
+    /// This build does not have the backend; see [`Backend::is_built`].
+    #[error("the {0} backend was left out of this build: build it with the feature `{0}`, or choose another")]
+    NotBuilt(Backend),
     /// The UDP port is taken by another program.
     #[error("UDP port {0} is in use")]
     AddrInUse(u16),

@@ -35,7 +35,10 @@ pub fn spawn<D: TunDevice + AsFd>(device: D, config: RuntimeConfig) -> Result<Ha
     let sockets = bind(&config)?;
     let backend = Some(config.backend);
     match config.backend {
+        #[cfg(feature = "boringtun")]
         Backend::Boringtun => start::<encrypt::boring::BoringIdentity, D>(device, sockets, config, backend),
+        #[cfg(not(feature = "boringtun"))]
+        missing @ Backend::Boringtun => Err(Error::NotBuilt(missing)),
         Backend::Native => start::<encrypt::native::NativeIdentity, D>(device, sockets, config, backend),
     }
 }

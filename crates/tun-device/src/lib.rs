@@ -3,6 +3,7 @@
 
 mod device;
 mod error;
+#[cfg(any(test, feature = "test-util"))]
 mod faulty;
 mod linux;
 mod memory;
@@ -11,6 +12,7 @@ mod tap;
 
 pub use device::{MAX_FRAME_LEN, Offloads, TunDevice, VNET_HEADER_LEN};
 pub use error::{ClosedBy, Error};
+#[cfg(any(test, feature = "test-util"))]
 pub use faulty::{Call, Fault, Faulty};
 pub use linux::{LinuxTun, TunLink, TunOptions, check_device, check_interface_name, inherited_fd};
 pub use memory::{MemoryHost, MemoryTun};

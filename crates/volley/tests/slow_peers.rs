@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use encrypt::{Identity as _, PrivateKey, boring::BoringIdentity};
+use encrypt::{Identity as _, PrivateKey, native::NativeIdentity};
 use netlab::{
     Daemon, DeviceConfig, Host, Implementation, Need, PeerConfig, TcpPlan, TcpTransfer, clock, connect, ping,
 };
@@ -186,8 +186,8 @@ fn answer(host: &Host, v6: bool, numbers: &[u8]) {
     for &number in numbers {
         let address = outer(v6, SILENT, number);
         let socket = host.run(move || UdpSocket::bind((address, PORT))).expect("a socket");
-        let mut tunnel = Tunnel::<BoringIdentity>::new(TunnelConfig::default());
-        let mut us = PeerUpdate::new(BoringIdentity::new(&key(A), clock::now()).public_key());
+        let mut tunnel = Tunnel::<NativeIdentity>::new(TunnelConfig::default());
+        let mut us = PeerUpdate::new(NativeIdentity::new(&key(A), clock::now()).public_key());
         us.allowed_ips = vec![AllowedIpUpdate::Add(inner(A).into())];
         let update =
             TunnelUpdate { private_key: Some(Some(key(number))), peers: vec![us], ..TunnelUpdate::default() };

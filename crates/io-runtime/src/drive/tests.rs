@@ -13,7 +13,7 @@ use std::{
 
 use encrypt::{
     INITIATION_LEN, Identity as _, PeerIndex, PrivateKey, PublicKey, RESPONSE_LEN, Session as _,
-    SessionConfig, deterministic::InsecureIdentity,
+    SessionConfig, native::NativeIdentity,
 };
 use tokio::time::timeout;
 use tun_device::{MAX_FRAME_LEN, MemoryHost, MemoryTun, Offloads, TunDevice, VNET_HEADER_LEN};
@@ -41,12 +41,12 @@ impl End {
         let config = RuntimeConfig { arrangement, ..RuntimeConfig::default() };
         let sockets = sockets(&config);
         let (full, port) = (sockets.v4.full.clone(), sockets.port);
-        let handle = start::<InsecureIdentity, _>(device, sockets, config, None).unwrap();
+        let handle = start::<NativeIdentity, _>(device, sockets, config, None).unwrap();
         Self { handle, host, full, port, key: PrivateKey::from_bytes([byte; 32]) }
     }
 
     fn public_key(&self) -> PublicKey {
-        InsecureIdentity::new(&self.key, clock::now()).public_key()
+        NativeIdentity::new(&self.key, clock::now()).public_key()
     }
 
     async fn know(&self, other: &Self, address: Ipv4Addr) {
@@ -149,10 +149,10 @@ fn what_a_failed_receive_left_behind_is_received_though_nothing_else_happens() {
     let sockets = sockets(&config);
     let (deaf, port) = (sockets.v4.deaf.clone(), sockets.port);
     let (device, _host) = MemoryTun::pair("test", Offloads::ALL).unwrap();
-    let handle = start::<InsecureIdentity, _>(device, sockets, config, None).unwrap();
+    let handle = start::<NativeIdentity, _>(device, sockets, config, None).unwrap();
     let keys = [1, 2].map(|byte| PrivateKey::from_bytes([byte; 32]));
     let now = clock::now();
-    let [ours, theirs] = keys.each_ref().map(|key| InsecureIdentity::new(key, now).public_key());
+    let [ours, theirs] = keys.each_ref().map(|key| NativeIdentity::new(key, now).public_key());
     let tunnel = TunnelUpdate {
         private_key: Some(Some(keys[0].clone())),
         peers: vec![PeerUpdate::new(theirs)],
@@ -164,7 +164,7 @@ fn what_a_failed_receive_left_behind_is_received_though_nothing_else_happens() {
     let index = PeerIndex::new(1).unwrap();
     let peer = SessionConfig { peer: ours, preshared_key: None, index };
     let mut initiation = [0; INITIATION_LEN];
-    InsecureIdentity::new(&keys[1], now).session(peer, now).initiate(&mut initiation, now).unwrap();
+    NativeIdentity::new(&keys[1], now).session(peer, now).initiate(&mut initiation, now).unwrap();
     let socket = std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     socket.set_read_timeout(Some(LIMIT)).unwrap();
     deaf.store(true, Relaxed);
@@ -227,7 +227,7 @@ fn a_deleted_device_is_noticed_though_a_read_says_only_that_it_is_empty() {
     for arrangement in [Arrangement::Inline, Arrangement::TunThreads] {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let config = RuntimeConfig { arrangement, ..RuntimeConfig::default() };
-        let handle = start::<InsecureIdentity, _>(Dying(ours), sockets(&config), config, None).unwrap();
+        let handle = start::<NativeIdentity, _>(Dying(ours), sockets(&config), config, None).unwrap();
         runtime.block_on(async {
             handle.status().await.unwrap();
             drop(theirs);

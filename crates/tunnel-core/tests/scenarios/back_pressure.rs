@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use encrypt::deterministic::InsecureIdentity;
 use gso_queue::{AppendError, DatagramSink, Destination, Slot};
 use tunnel_core::{Sent, SinkFull};
 
 use crate::{
+    native::Simulated,
     netem::Random,
     world::{A, B, Datagram, Kind, Node, World, add, kinds, ping, seconds, serial},
 };
@@ -40,7 +40,7 @@ impl Narrow {
     }
 
     /// What was appended, as sent by `node`.
-    fn flush(&mut self, node: &Node<InsecureIdentity>) -> Vec<Datagram> {
+    fn flush(&mut self, node: &Node<Simulated>) -> Vec<Datagram> {
         let taken = self.taken.drain(..);
         taken.map(|(to, bytes)| Datagram { from: node.address, to, bytes }).collect()
     }
@@ -48,7 +48,7 @@ impl Narrow {
 
 #[test]
 fn a_refused_packet_uses_no_counter_and_may_be_sent_again() {
-    let mut world: World<InsecureIdentity> = World::connected();
+    let mut world: World<Simulated> = World::connected();
     let now = world.now;
     let mut sink = Narrow::with_room(2);
     let mut sent = 0;
@@ -74,7 +74,7 @@ fn a_refused_packet_uses_no_counter_and_may_be_sent_again() {
 
 #[test]
 fn a_packet_whose_initiation_does_not_fit_is_not_queued() {
-    let mut world: World<InsecureIdentity> = World::pair();
+    let mut world: World<Simulated> = World::pair();
     let now = world.now;
     let mut full = Narrow::with_room(0);
     for _ in 0..3 {
@@ -88,7 +88,7 @@ fn a_packet_whose_initiation_does_not_fit_is_not_queued() {
 
 #[test]
 fn replies_that_do_not_fit_are_sent_when_there_is_room() {
-    let mut world: World<InsecureIdentity> = World::pair();
+    let mut world: World<Simulated> = World::pair();
     world.send(A, &ping(A, B, 1));
     let initiation = world.intercept(A).remove(0);
     let mut out = [0; 2048];
@@ -108,7 +108,7 @@ fn replies_that_do_not_fit_are_sent_when_there_is_room() {
 
 #[test]
 fn waiting_packets_that_do_not_fit_go_on_waiting_in_order() {
-    let mut world: World<InsecureIdentity> = World::pair();
+    let mut world: World<Simulated> = World::pair();
     for serial in 0..10 {
         world.send(A, &ping(A, B, serial));
     }
@@ -144,7 +144,7 @@ fn waiting_packets_that_do_not_fit_go_on_waiting_in_order() {
 #[test]
 fn timers_interrupted_by_a_full_sink_are_finished_later_without_spinning() {
     const PEERS: u8 = 100;
-    let mut world: World<InsecureIdentity> = World::pair();
+    let mut world: World<Simulated> = World::pair();
     let mut update = tunnel_core::TunnelUpdate::default();
     for n in 0..PEERS {
         let mut peer = tunnel_core::PeerUpdate::new(encrypt::PublicKey::from_bytes([n + 100; 32]));
@@ -171,11 +171,13 @@ fn timers_interrupted_by_a_full_sink_are_finished_later_without_spinning() {
 
 #[test]
 fn kept_messages_are_bounded_and_counted_past_the_bound() {
-    let mut world: World<InsecureIdentity> = World::connected();
+    let mut world: World<Simulated> = World::connected();
     let mut full = Narrow::with_room(0);
     let mut out = [0; 2048];
     for n in 1..=100 {
-        let mut a_again: World<InsecureIdentity> = World::pair();
+        world.now += Duration::from_millis(20); // B answers no sooner again
+        let mut a_again: World<Simulated> = World::pair();
+        a_again.now = world.now;
         a_again.send(A, &ping(A, B, n));
         let initiation = a_again.intercept(A).remove(0);
         let b = &mut world.nodes[B].tunnel;
@@ -190,7 +192,7 @@ fn kept_messages_are_bounded_and_counted_past_the_bound() {
 
 #[test]
 fn kept_messages_go_with_their_peer() {
-    let mut world: World<InsecureIdentity> = World::pair();
+    let mut world: World<Simulated> = World::pair();
     world.send(A, &ping(A, B, 1));
     let initiation = world.intercept(A).remove(0);
     let mut out = [0; 2048];
@@ -208,7 +210,7 @@ fn kept_messages_go_with_their_peer() {
 fn whatever_room_the_sink_has_every_packet_arrives_in_order() {
     for seed in 0..200 {
         let mut random = Random(seed);
-        let mut world: World<InsecureIdentity> = World::pair();
+        let mut world: World<Simulated> = World::pair();
         let mut sink = Narrow::default();
         let mut out = [0; 2048];
         let mut sent = 0;

@@ -145,7 +145,7 @@ proptest! {
 
     #[test]
     fn mutated_datagrams_never_panic_and_the_tunnel_still_works(steps in proptest::collection::vec(mutated(), 1..30)) {
-        let mut world: World<InsecureIdentity> = World::connected();
+        let mut world: World<Simulated> = World::connected();
         let genuine = one_of_each(&mut world);
         for (which, flips, len) in steps {
             let datagram = &genuine[which];
@@ -171,7 +171,7 @@ proptest! {
     fn arbitrary_packets_never_panic_and_are_sent_or_counted(
         packets in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..200), 1..20),
     ) {
-        let mut world: World<InsecureIdentity> = World::connected();
+        let mut world: World<Simulated> = World::connected();
         let mut peer = world.about(B);
         peer.allowed_ips = vec![crate::world::add("0.0.0.0/0"), crate::world::add("::/0")];
         world.update(A, peer);

@@ -2,9 +2,8 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use encrypt::deterministic::InsecureIdentity;
-
 use crate::{
+    native::Simulated,
     netem::Network,
     world::{A, B, World, ping, seconds, serial},
 };
@@ -12,8 +11,8 @@ use crate::{
 /// Packets per run: over five rekeys.
 const PACKETS: u32 = 6000;
 
-fn run(seed: u64) -> World<InsecureIdentity> {
-    let mut world: World<InsecureIdentity> = World::pair();
+fn run(seed: u64) -> World<Simulated> {
+    let mut world: World<Simulated> = World::pair();
     world.network = Network::bad(seed);
     for n in 0..PACKETS {
         world.send(A, &ping(A, B, n));
@@ -48,7 +47,7 @@ fn each_packet_arrives_at_most_once_and_most_arrive() {
 
 #[test]
 fn the_same_seed_gives_the_same_run() {
-    let summary = |world: &World<InsecureIdentity>| {
+    let summary = |world: &World<Simulated>| {
         let counters = world.nodes.iter().map(|node| *node.tunnel.counters());
         (counters.collect::<Vec<_>>(), world.wire.len(), world.nodes[B].delivered.clone())
     };

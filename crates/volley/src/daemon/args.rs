@@ -42,7 +42,7 @@ pub struct DaemonArgs {
     pub arrangement: ArrangementArg,
 
     /// Whose handshakes and keys: all speak the same protocol.
-    #[arg(long, value_enum, env = "VOLLEY_BACKEND", default_value_t = BackendArg::Boringtun)]
+    #[arg(long, value_enum, env = "VOLLEY_BACKEND", default_value_t)]
     pub backend: BackendArg,
 
     /// Send one datagram per system call.
@@ -111,6 +111,25 @@ pub enum BackendArg {
     Native,
 }
 
+/// The data plane's.
+impl Default for BackendArg {
+    fn default() -> Self {
+        match Backend::default() {
+            Backend::Boringtun => Self::Boringtun,
+            Backend::Native => Self::Native,
+        }
+    }
+}
+
+impl From<BackendArg> for Backend {
+    fn from(argument: BackendArg) -> Self {
+        match argument {
+            BackendArg::Boringtun => Self::Boringtun,
+            BackendArg::Native => Self::Native,
+        }
+    }
+}
+
 impl DaemonArgs {
     /// The interface's name.
     pub fn name(&self) -> &str {
@@ -126,10 +145,7 @@ impl DaemonArgs {
                 ArrangementArg::Inline => Arrangement::Inline,
                 ArrangementArg::TunThreads => Arrangement::TunThreads,
             },
-            backend: match self.backend {
-                BackendArg::Boringtun => Backend::Boringtun,
-                BackendArg::Native => Backend::Native,
-            },
+            backend: self.backend.into(),
             udp_gso: !self.no_udp_gso,
             udp_gro: !self.no_udp_gro,
             tun_coalesce: !self.no_tun_offload && !self.no_tun_coalesce,

@@ -17,7 +17,7 @@ use std::{
     time::Duration,
 };
 
-use io_runtime::{DeviceStatus, Handle};
+use io_runtime::{Backend, DeviceStatus, Handle};
 use sd_notify::NotifyState;
 use tokio::time::timeout;
 use tracing::{error, info, warn};
@@ -46,6 +46,10 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_millis(300);
 /// # Errors
 /// What a person should read.
 pub fn start(args: &DaemonArgs) -> Result<(), Trouble> {
+    let backend = Backend::from(args.backend);
+    if !backend.is_built() {
+        return Err(io_runtime::Error::NotBuilt(backend).into());
+    }
     match Readiness::of(args.foreground) {
         Some(readiness) => run(args, readiness),
         None => {
