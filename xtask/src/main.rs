@@ -13,6 +13,7 @@ mod bench;
 mod cargo;
 mod compare;
 mod demo;
+mod flood;
 mod measure;
 mod modes;
 mod profile;
@@ -48,6 +49,8 @@ enum Command {
     Bench(bench::Bench),
     /// Measure Volley and every other implementation that is installed, in turn, and say whether the goals are met.
     Compare(compare::Compare),
+    /// Flood a running tunnel with handshakes, and have crowds of honest clients come at once.
+    Flood(flood::Flood),
 }
 
 fn main() -> ExitCode {
@@ -59,6 +62,7 @@ fn main() -> ExitCode {
         Command::Wire(wire) => wire.run(),
         Command::Bench(bench) => bench.run(),
         Command::Compare(compare) => compare.run(),
+        Command::Flood(flood) => flood.run(),
     };
     match outcome {
         Ok(()) if output::is_lost() => ExitCode::FAILURE,
