@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     net::SocketAddrV4,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result};
@@ -47,9 +47,7 @@ impl Client {
     /// Writes the next initiation; with a mac2 if there is a cookie.
     pub(super) fn prepare(&mut self) -> Result<&[u8; INITIATION_LEN]> {
         self.index = self.index.wrapping_add(1 << 16);
-        #[expect(clippy::disallowed_methods, reason = "a handshake's timestamp is of the wall clock")]
-        let wall = SystemTime::now();
-        let now = clock::now();
+        let (wall, now) = (clock::wall(), clock::now());
         self.server.initiate(&self.identity, self.index, wall, now, &mut OsRng, &mut self.initiation)?;
         Ok(&self.initiation)
     }
