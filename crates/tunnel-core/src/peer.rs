@@ -305,7 +305,10 @@ impl<S: Session> Peer<S> {
         match appended {
             Ok(()) => {}
             Err(AppendError::Full) => return Err(SinkFull),
-            Err(_) => return Ok(()),
+            Err(_) => {
+                self.bring_deadline_forward(shared); // it may be too early for one
+                return Ok(());
+            }
         }
         self.keepalive.restart(now);
         shared.counters.traffic.initiations_sent += 1;

@@ -66,5 +66,6 @@ fn message_counts_ask_for_a_new_session_and_then_insist() {
     a.set_messages_sent(REJECT_AFTER_MESSAGES - 1);
     assert_eq!(a.seal(&[], &mut out, now), Ok(()));
     assert_eq!(a.seal(&[], &mut out, now), Err(SealError::Exhausted));
+    let now = now + crate::REKEY_TIMEOUT;
     assert!(a.initiate(&mut identity, &mut [0; INITIATION_LEN], now).is_some());
 }
