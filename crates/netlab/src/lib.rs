@@ -7,9 +7,11 @@ mod daemon;
 mod emulator;
 mod environment;
 mod ethtool;
+mod known_peer;
 mod link;
 mod namespace;
 mod require;
+mod secrets;
 mod traffic;
 mod tunnel;
 mod uapi;
@@ -19,9 +21,11 @@ pub use account::{KernelCounters, Memory, machine_busy, process_cpu, process_mem
 pub use daemon::{Daemon, Implementation};
 pub use emulator::{Emulator, Impairment, PathCounters};
 pub use environment::{ENVIRONMENT, Environment};
+pub use known_peer::{HandshakeSecrets, KnownPeer, Word, public_key, random_key};
 pub use link::{InterfaceCounters, connect};
 pub use namespace::{Host, enter_user_namespace, unavailable};
 pub use require::{DOES_NOT_APPLY_FILE, NOT_RUN_FILE, Need, REQUIRE_ALL, can_run, find_program, not_run};
+pub use secrets::{Secrets, base64, hex};
 pub use traffic::{
     Amount, PingReport, TcpPlan, TcpReport, TcpTransfer, UdpPlan, UdpReport, ping, ping_for, udp_stream,
 };
