@@ -16,8 +16,8 @@ use tunnel_core::{MAX_ICMP_ERROR_LEN, Tunnel, TunnelConfig};
 
 use self::link::Link;
 use crate::{
-    DeviceStatus, DeviceUpdate, Error, Features, IoCounters, PinnedSource, RuntimeConfig, Stopped,
-    UpdateError,
+    DeviceSecrets, DeviceStatus, DeviceUpdate, Error, Features, IoCounters, PinnedSource, RuntimeConfig,
+    Stopped, UpdateError,
     alarm::Alarm,
     clock,
     handle::{COMMAND_QUEUE, Command, Requests},
@@ -240,6 +240,9 @@ impl<I: Identity, P: TunPort> DataPlane<I, P> {
             Command::Status(reply) => {
                 let _ = reply.send(Box::new(self.status(now)));
             }
+            Command::StatusWithSecrets(reply) => {
+                let _ = reply.send(Box::new((self.status(now), self.secrets())));
+            }
             Command::SetMtu(mtu, reply) => {
                 self.config.mtu = mtu;
                 self.tunnel.set_mtu(mtu);
@@ -314,11 +317,17 @@ impl<I: Identity, P: TunPort> DataPlane<I, P> {
         Ok(())
     }
 
+    fn secrets(&self) -> DeviceSecrets {
+        DeviceSecrets {
+            private_key: self.tunnel.private_key().cloned(),
+            preshared_keys: self.tunnel.preshared_keys().map(Option::<&_>::cloned).collect(),
+        }
+    }
+
     fn status(&mut self, now: Instant) -> DeviceStatus {
         self.tun.settle(now, &mut self.counters);
         let (tcp_rests, udp_rests) = self.tun.resting();
         DeviceStatus {
-            private_key: self.tunnel.private_key().cloned(),
             public_key: self.tunnel.public_key(),
             listen_port: self.port,
             fwmark: self.config.fwmark,

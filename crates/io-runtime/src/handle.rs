@@ -15,7 +15,7 @@ use tokio::sync::{
 };
 
 use crate::{
-    DeviceStatus, DeviceUpdate, Error, Stopped, UpdateError,
+    DeviceSecrets, DeviceStatus, DeviceUpdate, Error, Stopped, UpdateError,
     alarm::{Alarm, Bell},
 };
 
@@ -27,6 +27,7 @@ pub(crate) const COMMAND_QUEUE: usize = 64;
 pub(crate) enum Command {
     Update(Box<DeviceUpdate>, oneshot::Sender<Result<(), UpdateError>>),
     Status(oneshot::Sender<Box<DeviceStatus>>),
+    StatusWithSecrets(oneshot::Sender<Box<(DeviceStatus, DeviceSecrets)>>),
     SetMtu(usize, oneshot::Sender<()>),
     SetLink(bool, oneshot::Sender<()>),
     PinnedSources(oneshot::Sender<Vec<PinnedSource>>),
@@ -86,12 +87,20 @@ impl Handle {
         self.ask(|reply| Command::Update(Box::new(update), reply)).await?
     }
 
-    /// Everything there is to know, at one instant.
+    /// Everything there is to know that is no secret, at one instant.
     ///
     /// # Errors
     /// [`Stopped`] when the data plane has ended.
     pub async fn status(&self) -> Result<DeviceStatus, Stopped> {
         self.ask(Command::Status).await.map(|status| *status)
+    }
+
+    /// The same with every key, for who has to tell or keep them. They are wiped when dropped.
+    ///
+    /// # Errors
+    /// [`Stopped`] when the data plane has ended.
+    pub async fn status_with_secrets(&self) -> Result<(DeviceStatus, DeviceSecrets), Stopped> {
+        self.ask(Command::StatusWithSecrets).await.map(|both| *both)
     }
 
     /// Follows the interface's MTU.

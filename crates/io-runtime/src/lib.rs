@@ -23,5 +23,5 @@ pub use error::{Error, Stopped, UpdateError};
 pub use handle::{Handle, PinnedSource};
 pub use kernel::Release as KernelRelease;
 pub use runtime::{spawn, spawn_with};
-pub use status::{DeviceStatus, Feature, Features};
+pub use status::{DeviceSecrets, DeviceStatus, Feature, Features};
 pub use udp::{RECV_BUFFER as UDP_RECV_BUFFER, SEND_BUFFER as UDP_SEND_BUFFER};

@@ -2,19 +2,27 @@
 
 use std::{fmt, time::Instant};
 
-use encrypt::{PrivateKey, PublicKey};
+use encrypt::{PresharedKey, PrivateKey, PublicKey};
 use tun_device::Offloads;
 use tunnel_core::PeerStatus;
 
 use crate::{Arrangement, Backend, IoCounters};
 
-/// Everything at one instant.
+/// The keys that people gave the device; see [`Handle::status_with_secrets`](crate::Handle::status_with_secrets).
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct DeviceSecrets {
+    /// Our private key, if set.
+    pub private_key: Option<PrivateKey>,
+    /// The pre-shared keys of [`DeviceStatus::peers`], in their order.
+    pub preshared_keys: Vec<Option<PresharedKey>>,
+}
+
+/// Everything at one instant that is no secret.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct DeviceStatus {
-    /// Our private key, if set.
-    pub private_key: Option<PrivateKey>,
-    /// Its public key.
+    /// Our public key, if there is a private key.
     pub public_key: Option<PublicKey>,
     /// The UDP port we listen on while the interface is up.
     pub listen_port: u16,

@@ -23,8 +23,6 @@ pub struct TunnelConfig {
     pub waiting_bytes_total: usize,
     /// Make ICMP errors for packets that cannot go.
     pub icmp_unreachable: bool,
-    /// Handshake messages per second above which we are "under load" (paper §5.3).
-    pub handshakes_per_second: u64,
 }
 
 impl Default for TunnelConfig {
@@ -41,8 +39,6 @@ impl Default for TunnelConfig {
             // Some twenty dead peers at their bound; a tenth of the memory the daemon may use.
             waiting_bytes_total: 4 << 20,
             icmp_unreachable: true,
-            // An answer costs some 0.25 ms of CPU time: this keeps unproven handshakes below a tenth of one core.
-            handshakes_per_second: 400,
         }
     }
 }
@@ -104,13 +100,11 @@ pub enum AllowedIpUpdate {
     Remove(IpNet),
 }
 
-/// A peer as it is now.
+/// A peer as it is now, without its secret: see [`Tunnel::preshared_keys`](crate::Tunnel::preshared_keys).
 #[derive(Clone, Debug)]
 pub struct PeerStatus {
     /// Static public key.
     pub public_key: PublicKey,
-    /// Pre-shared key, if any.
-    pub preshared_key: Option<PresharedKey>,
     /// Where it was last heard from, or was configured to be.
     pub endpoint: Option<SocketAddr>,
     /// The local address that datagrams to it leave from: the one it last sent to. `None` leaves it to the route.

@@ -6,7 +6,6 @@ mod config;
 mod control;
 mod counters;
 mod deadlines;
-mod handshakes;
 mod inner;
 mod link;
 mod peer;

@@ -13,7 +13,7 @@ use clap_complete::Shell;
 use crate::{
     Trouble,
     daemon::{self, DaemonArgs, switch},
-    doctor, log, output, quick, show, tools,
+    doctor, log, output, quick, secrets, show, tools,
 };
 
 /// A userspace WireGuard daemon that sends in volleys: one system call for many packets.
@@ -109,6 +109,8 @@ pub fn check<'a>(arguments: impl IntoIterator<Item = &'a str>) -> Result<(), cla
 /// Runs the program.
 pub fn main() -> ExitCode {
     panic::set_hook(Box::new(log::panicked));
+    // Whatever the command: most have to do with keys.
+    secrets::close_memory();
     match parse() {
         Ok(cli) => exit_code(cli.run()),
         Err(error) => explain(&error),

@@ -16,6 +16,7 @@ mod output;
 mod pcap;
 mod programs;
 mod quick;
+mod secrets;
 mod show;
 mod signals;
 mod tools;

@@ -1,20 +1,20 @@
 //! The small commands: keys, completions and the manual page.
 
-use std::io::{self, Read};
+use std::{fs::File, io, os::fd::AsFd};
 
 use clap::Command;
 use clap_complete::Shell;
 use encrypt::{PresharedKey, PrivateKey};
 use nix::sys::stat::{Mode, SFlag, fstat};
-use zeroize::Zeroizing;
 
 use crate::{
     Trouble, WithFix,
     output::{self, print, write},
+    secrets::read_to_end,
 };
 
 /// A key in base64 is 44 characters; more is no key.
-const MAX_KEY_INPUT: u64 = 256;
+const MAX_KEY_INPUT: usize = 256;
 
 /// `volley genkey`: a new private key in base64.
 pub(crate) fn genkey() -> Result<(), Trouble> {
@@ -41,9 +41,12 @@ fn warn_if_open_to_all() {
 
 /// `volley pubkey`: the public key of the private key on stdin.
 pub(crate) fn pubkey() -> Result<(), Trouble> {
-    let mut input = Zeroizing::new(String::with_capacity(MAX_KEY_INPUT as usize));
-    io::stdin().take(MAX_KEY_INPUT).read_to_string(&mut input).or_trouble("cannot read the private key")?;
-    let key = PrivateKey::from_base64(input.trim()).map_err(|error| {
+    // Not through `Stdin`, whose buffer nobody wipes.
+    let input = io::stdin().as_fd().try_clone_to_owned().map(File::from);
+    let input = input.and_then(|input| read_to_end(input, MAX_KEY_INPUT, MAX_KEY_INPUT));
+    let input = input.or_trouble("cannot read the private key")?;
+    let text = str::from_utf8(&input).unwrap_or_default();
+    let key = PrivateKey::from_base64(text.trim()).map_err(|error| {
         Trouble::new(format!("stdin holds no private key: {error}")).fix("volley genkey | volley pubkey")
     })?;
     print(&key.public_key().to_base64())

@@ -5,68 +5,9 @@
 
 mod common;
 
-use std::os::unix::fs::FileExt as _;
-
-use common::{Daemon, Lab, PATIENCE, eventually, keys, lab};
+use common::{Daemon, Lab, PATIENCE, clocks::Clocks, eventually, keys, lab};
 
 const TOOLS: &[&str] = &["wg", "ip", "ping", "nsenter", "cc"];
-
-/// By how many seconds each of two clocks is ahead is in the file `clocks`, shared by mapping it.
-const SHIM: &str = r#"
-#include <fcntl.h>
-#include <stdlib.h>
-#include <sys/mman.h>
-#include <sys/syscall.h>
-#include <time.h>
-#include <unistd.h>
-
-static volatile long *ahead;
-
-__attribute__((constructor)) static void map(void) {
-    int file = open(getenv("CLOCKS"), O_RDONLY);
-    ahead = mmap(NULL, 2 * sizeof *ahead, PROT_READ, MAP_SHARED, file, 0);
-    if (ahead == MAP_FAILED)
-        abort();
-    close(file);
-    unsetenv("LD_PRELOAD");
-}
-
-int clock_gettime(clockid_t clock, struct timespec *time) {
-    int result = syscall(SYS_clock_gettime, clock, time);
-    if (result == 0 && clock == CLOCK_BOOTTIME)
-        time->tv_sec += ahead[0];
-    if (result == 0 && clock == CLOCK_REALTIME)
-        time->tv_sec += ahead[1];
-    return result;
-}
-"#;
-
-/// The file of clocks.
-struct Clocks(std::fs::File);
-
-impl Clocks {
-    fn make(lab: &Lab) -> Self {
-        lab.file("shim.c", SHIM);
-        lab.run("cc -shared -fPIC -o shim.so shim.c");
-        let path = lab.file("clocks", &"\0".repeat(16));
-        Self(std::fs::File::options().write(true).open(path).expect("a file"))
-    }
-
-    fn set(&self, boot_time: i64, wall_clock: i64) {
-        let bytes = [boot_time, wall_clock].map(i64::to_ne_bytes).concat();
-        self.0.write_all_at(&bytes, 0).expect("written");
-    }
-
-    /// A daemon that goes by them.
-    fn daemon(&self, lab: &Lab, name: &str) -> Daemon {
-        let mut command = lab.volley(&[]);
-        command.env("CLOCKS", lab.dir.join("clocks")).env("LD_PRELOAD", lab.dir.join("shim.so"));
-        let daemon = lab.daemon_from(command, name);
-        let maps = std::fs::read_to_string(format!("/proc/{}/maps", daemon.pid())).expect("its mappings");
-        assert!(maps.contains("shim.so"), "the shim is not loaded");
-        daemon
-    }
-}
 
 /// `wg0` here goes by clocks that the test sets; `wg1`, in the namespace `far`, by the machine's.
 struct Tunnel<'a> {
@@ -98,7 +39,7 @@ impl<'a> Tunnel<'a> {
     /// A new one if there was one.
     fn start_near(&mut self) {
         end(self.near.take());
-        self.near = Some(self.clocks.daemon(self.lab, "wg0"));
+        self.near = Some(self.clocks.daemon(self.lab, self.lab.volley(&[]), "wg0"));
         self.lab.run(&format!(
             "wg set wg0 private-key near peer {} allowed-ips 10.5.0.2/32 endpoint 192.0.2.2:5001 && \
              ip addr add 10.5.0.1/24 dev wg0 && ip link set wg0 up",

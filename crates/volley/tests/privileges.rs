@@ -2,11 +2,19 @@
 
 mod common;
 
-use std::{fs, os::unix::net::UnixDatagram, process::Stdio, time::Duration};
+use std::{
+    fs,
+    os::unix::net::{UnixDatagram, UnixStream},
+    process::Stdio,
+    time::Duration,
+};
 
 use common::{NOBODY, PATIENCE, SOCKET_DIR, environment::first_process, eventually, keys, lab, socket};
 use netlab::Environment;
-use nix::sys::signal::Signal;
+use nix::sys::{
+    signal::Signal,
+    socket::{getsockopt, sockopt::PeerCredentials},
+};
 
 // linux/capability.h
 const CAP_NET_ADMIN: u64 = 1 << 12;
@@ -92,6 +100,26 @@ fn a_device_that_its_owner_is_given_opens_for_its_owner() {
     lab(&["ip", "setpriv"], |lab| {
         lab.run("chown 65534:65534 /run/wireguard && chown 65534 /dev/net/tun");
         lab.run(&format!("{} wg0 && ip link delete wg0", lab.volley_with(NET_ADMIN_ALONE)));
+        eventually("it ends", || !socket("wg0").exists());
+    });
+}
+
+/// Its user may have other programs that are not to be trusted with keys.
+#[test]
+fn other_programs_of_its_user_cannot_read_its_memory() {
+    lab(&["ip", "setpriv"], |lab| {
+        lab.run("chown 65534:65534 /run/wireguard; chmod 666 /dev/net/tun");
+        lab.run(&format!("{} wg0", lab.volley_with(NET_ADMIN_ALONE)));
+        let client = UnixStream::connect(socket("wg0")).expect("connected");
+        let daemon = getsockopt(&client, PeerCredentials).expect("who listens").pid();
+        let owner = |what: &str| lab.run(&format!("stat -c %u /proc/{daemon}/{what}"));
+        assert_eq!((&*owner(""), &*owner("mem")), ("65534\n", "0\n"));
+        for secret in ["maps", "mem", "environ"] {
+            let read = lab.sh(&format!("setpriv {NET_ADMIN_ALONE} head -c1 /proc/{daemon}/{secret}"));
+            let said = String::from_utf8_lossy(&read.stderr);
+            assert!(!read.status.success() && said.contains("Permission denied"), "{secret}: {said}");
+        }
+        lab.run("ip link delete wg0");
         eventually("it ends", || !socket("wg0").exists());
     });
 }

@@ -20,6 +20,7 @@ const ONCE: &[(&str, &str)] = &[
     ("interop_wireguard_go", TRAFFIC),
     ("refused_calls", "each of its daemons runs under strace, which is an environment of its own"),
     ("scale", "its limits of time are the daemon's, and entering an environment takes its own"),
+    ("secrets_in_memory", "preloads clocks as `clocks` does, and reads the memory of what it starts itself"),
     ("user_namespace", "makes an environment of its own"),
     ("signals", "it starts hundreds of daemons, each in the environment that it is about"),
     ("slow_peers", TRAFFIC),

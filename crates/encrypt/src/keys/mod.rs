@@ -1,5 +1,6 @@
 //! Curve25519 keys and pre-shared keys: newtypes that cannot be mixed up. Secrets are zeroized when
-//! dropped, compared in constant time, and never printed by `Debug`.
+//! dropped, compared in constant time, and never printed by `Debug`. They lie on the heap: wherever a value is
+//! moved to, through channels, growing vectors and futures, its bytes stay in the one place where they are wiped.
 
 mod text;
 
@@ -8,6 +9,8 @@ use std::{fmt, str::FromStr};
 use subtle::ConstantTimeEq;
 use x25519_dalek as x25519;
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
+
+use crate::wipe::{self, with_clean_stack};
 
 /// Length of every WireGuard key, bytes.
 pub const KEY_LEN: usize = 32;
@@ -28,34 +31,24 @@ pub enum KeyError {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PublicKey([u8; KEY_LEN]);
 
-/// A Curve25519 private key. Zeroized on drop; `Debug` prints no secret.
+/// A Curve25519 private key. Zeroized on drop, and not copied when moved; `Debug` prints no secret.
 #[derive(Clone, Zeroize, ZeroizeOnDrop)]
-pub struct PrivateKey([u8; KEY_LEN]);
+pub struct PrivateKey(Box<[u8; KEY_LEN]>);
 
-/// A symmetric pre-shared key. Zeroized on drop; `Debug` prints no secret.
+/// A symmetric pre-shared key. Zeroized on drop, and not copied when moved; `Debug` prints no secret.
 #[derive(Clone, Zeroize, ZeroizeOnDrop)]
-pub struct PresharedKey([u8; KEY_LEN]);
+pub struct PresharedKey(Box<[u8; KEY_LEN]>);
 
 /// What all keys have in common; `$text` holds a key written down, and zeroizes it if it is secret.
 macro_rules! key {
     ($type:ident, $text:ty) => {
         impl $type {
-            /// Wraps 32 bytes as they are.
-            pub const fn from_bytes(bytes: [u8; KEY_LEN]) -> Self {
-                Self(bytes)
-            }
-
-            /// The 32 bytes.
-            pub const fn as_bytes(&self) -> &[u8; KEY_LEN] {
-                &self.0
-            }
-
             /// Reads 44 characters of base64.
             ///
             /// # Errors
             /// [`KeyError::Base64`] for anything else.
             pub fn from_base64(text: &str) -> Result<Self, KeyError> {
-                let mut key = Self([0; KEY_LEN]);
+                let mut key = Self::zeros();
                 text::decode_base64(text, &mut key.0)?;
                 Ok(key)
             }
@@ -65,7 +58,7 @@ macro_rules! key {
             /// # Errors
             /// [`KeyError::Hex`] for anything else.
             pub fn from_hex(text: &str) -> Result<Self, KeyError> {
-                let mut key = Self([0; KEY_LEN]);
+                let mut key = Self::zeros();
                 text::decode_hex(text, &mut key.0)?;
                 Ok(key)
             }
@@ -82,7 +75,7 @@ macro_rules! key {
 
             /// True for 32 zero bytes, which stand for "no key" in configurations. In constant time.
             pub fn is_zero(&self) -> bool {
-                self.0.ct_eq(&[0; KEY_LEN]).into()
+                self.as_bytes().ct_eq(&[0; KEY_LEN]).into()
             }
         }
     };
@@ -93,10 +86,27 @@ macro_rules! secret_key {
     ($type:ident) => {
         key!($type, Zeroizing<String>);
 
+        impl $type {
+            /// Wraps 32 bytes as they are. Those that were handed over are the caller's to wipe.
+            pub fn from_bytes(bytes: [u8; KEY_LEN]) -> Self {
+                Self(Box::new(bytes))
+            }
+
+            /// The 32 bytes.
+            pub fn as_bytes(&self) -> &[u8; KEY_LEN] {
+                &self.0
+            }
+
+            /// To be filled in its place.
+            fn zeros() -> Self {
+                Self(Box::new([0; KEY_LEN]))
+            }
+        }
+
         /// In constant time.
         impl PartialEq for $type {
             fn eq(&self, other: &Self) -> bool {
-                self.0.ct_eq(&other.0).into()
+                self.as_bytes().ct_eq(other.as_bytes()).into()
             }
         }
 
@@ -114,6 +124,22 @@ macro_rules! secret_key {
 key!(PublicKey, String);
 secret_key!(PrivateKey);
 secret_key!(PresharedKey);
+
+impl PublicKey {
+    /// Wraps 32 bytes as they are.
+    pub const fn from_bytes(bytes: [u8; KEY_LEN]) -> Self {
+        Self(bytes)
+    }
+
+    /// The 32 bytes.
+    pub const fn as_bytes(&self) -> &[u8; KEY_LEN] {
+        &self.0
+    }
+
+    const fn zeros() -> Self {
+        Self([0; KEY_LEN])
+    }
+}
 
 impl fmt::Debug for PublicKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -143,7 +169,7 @@ impl PrivateKey {
     /// # Panics
     /// If the operating system has no random numbers to give: nothing secure can follow.
     pub fn generate() -> Self {
-        let mut key = Self([0; KEY_LEN]);
+        let mut key = Self::zeros();
         fill_with_random(&mut key.0);
         key.clamped()
     }
@@ -160,12 +186,15 @@ impl PrivateKey {
 
     /// The public key that belongs to it.
     pub fn public_key(&self) -> PublicKey {
-        PublicKey(x25519::PublicKey::from(&self.to_x25519()).to_bytes())
+        with_clean_stack::<{ wipe::HANDSHAKE }, _>(|| {
+            PublicKey(x25519::PublicKey::from(&self.to_x25519()).to_bytes())
+        })
     }
 
-    /// The same key in the type that does the arithmetic; it zeroizes itself too.
+    /// The same key in the type that does the arithmetic; it zeroizes itself too, but not the places it was moved from:
+    /// for a stack that is wiped.
     pub(crate) fn to_x25519(&self) -> x25519::StaticSecret {
-        x25519::StaticSecret::from(self.0)
+        x25519::StaticSecret::from(*self.0)
     }
 }
 
@@ -175,7 +204,7 @@ impl PresharedKey {
     /// # Panics
     /// If the operating system has no random numbers to give: nothing secure can follow.
     pub fn generate() -> Self {
-        let mut key = Self([0; KEY_LEN]);
+        let mut key = Self::zeros();
         fill_with_random(&mut key.0);
         key
     }
@@ -258,6 +287,19 @@ mod tests {
         assert_eq!(given.public_key(), clamped.public_key());
         assert_eq!((clamped.as_bytes()[0], clamped.as_bytes()[31]), (0xf8, 0x7f));
         assert_eq!(clamped.clone().clamped(), clamped);
+    }
+
+    #[test]
+    fn a_secret_stays_in_its_place_wherever_it_is_moved() {
+        let key = PresharedKey::generate();
+        let place: *const u8 = key.as_bytes().as_ptr();
+        let mut grown = vec![Some(key)];
+        grown.reserve(1_000);
+        let moved = std::thread::spawn(move || grown.pop().flatten()).join().unwrap().unwrap();
+        assert_eq!(moved.as_bytes().as_ptr(), place);
+        let private = PrivateKey::from_bytes([0xff; 32]);
+        let place = private.as_bytes().as_ptr();
+        assert_eq!(private.clamped().as_bytes().as_ptr(), place);
     }
 
     #[test]

@@ -6,15 +6,11 @@ use std::{
 };
 
 use encrypt::{
-    COOKIE_REPLY_LEN, INITIATION_LEN, Identity, MAX_CONTROL_LEN, Opened, PeerIndex, PresharedKey, PrivateKey,
-    PublicKey, Reject, SealError, Session, SessionConfig, TimerAction,
-    native::{Claim, CryptoRng, Environment, NativeIdentity, NativeSession, RngCore},
+    Classified, Identity, PrivateKey, PublicKey, Reject, SessionConfig,
+    native::{CryptoRng, Environment, NativeIdentity, NativeSession, RngCore},
 };
 
-use crate::{
-    probe::{as_the_identity_within, as_the_session_within},
-    world::START,
-};
+use crate::world::START;
 
 /// What the wall clock shows at [`START`].
 const START_OF_TIME: Duration = Duration::from_secs(1_700_000_000);
@@ -22,11 +18,8 @@ const START_OF_TIME: Duration = Duration::from_secs(1_700_000_000);
 /// [`NativeIdentity`] with nothing from outside the simulation.
 pub(crate) struct Simulated(NativeIdentity);
 
-/// A session of [`Simulated`].
-pub(crate) struct SimulatedSession(NativeSession);
-
 impl Identity for Simulated {
-    type Session = SimulatedSession;
+    type Session = NativeSession;
 
     fn new(private_key: &PrivateKey, now: Instant) -> Self {
         let since_start = |now: Instant| now.saturating_duration_since(*START);
@@ -38,30 +31,20 @@ impl Identity for Simulated {
             rng: Box::new(SplitMix(seed)),
             wall: Box::new(move |now| SystemTime::UNIX_EPOCH + START_OF_TIME + since_start(now)),
         };
-        Self(NativeIdentity::with(private_key, environment))
+        Self(NativeIdentity::with(private_key, NativeIdentity::HANDSHAKES_PER_SECOND, environment, now))
     }
 
-    fn session(&mut self, config: SessionConfig, now: Instant) -> SimulatedSession {
-        SimulatedSession(self.0.session(config, now))
+    fn public_key(&self) -> PublicKey {
+        self.0.public_key()
     }
 
-    as_the_identity_within!(Claim);
-}
-
-impl SimulatedSession {
-    const fn called(&self) -> &NativeSession {
-        &self.0
+    fn classify(&mut self, datagram: &[u8], from: SocketAddr, now: Instant) -> Result<Classified, Reject> {
+        self.0.classify(datagram, from, now)
     }
 
-    const fn called_mut(&mut self) -> &mut NativeSession {
-        &mut self.0
+    fn session(&mut self, config: SessionConfig, now: Instant) -> NativeSession {
+        self.0.session(config, now)
     }
-
-    const fn before_sealing(&self) {}
-}
-
-impl Session for SimulatedSession {
-    as_the_session_within!(Simulated, Claim);
 }
 
 struct SplitMix(u64);

@@ -2,7 +2,7 @@
 
 use std::{io, sync::Arc, time::Duration};
 
-use io_runtime::{DeviceStatus, DeviceUpdate, Handle, UpdateError};
+use io_runtime::{DeviceSecrets, DeviceStatus, DeviceUpdate, Handle, UpdateError};
 use tracing::warn;
 
 use crate::{
@@ -26,9 +26,9 @@ impl DeviceControl {
 
 impl Control for DeviceControl {
     async fn get(&self) -> Result<Device, Errno> {
-        let status = self.handle.status().await.map_err(|_| Errno::Io)?;
+        let (status, secrets) = self.handle.status_with_secrets().await.map_err(|_| Errno::Io)?;
         self.clock.follow();
-        Ok(device(status, &self.clock))
+        Ok(device(status, secrets, &self.clock))
     }
 
     async fn set(&self, update: DeviceUpdate) -> Result<(), Errno> {
@@ -50,10 +50,10 @@ impl Control for DeviceControl {
     }
 }
 
-fn device(status: DeviceStatus, clock: &WallClock) -> Device {
-    let peers = status.peers.into_iter().map(|peer| Peer {
+fn device(status: DeviceStatus, secrets: DeviceSecrets, clock: &WallClock) -> Device {
+    let peers = status.peers.into_iter().zip(secrets.preshared_keys).map(|(peer, preshared_key)| Peer {
         public_key: peer.public_key,
-        preshared_key: peer.preshared_key,
+        preshared_key,
         endpoint: peer.endpoint,
         last_handshake: peer.last_handshake.map_or(Duration::ZERO, |instant| clock.time_of(instant)),
         tx_bytes: peer.tx_bytes,
@@ -62,7 +62,7 @@ fn device(status: DeviceStatus, clock: &WallClock) -> Device {
         allowed_ips: peer.allowed_ips,
     });
     Device {
-        private_key: status.private_key,
+        private_key: secrets.private_key,
         listen_port: status.listen_port,
         fwmark: status.fwmark,
         peers: peers.collect(),

@@ -1,27 +1,32 @@
 //! Finding and reading the configuration file.
 
 use std::{
-    fs, io,
+    fs::{self, File},
+    io,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
 };
 
 use tun_device::{Error, check_interface_name};
-use zeroize::Zeroizing;
 
-use crate::{Trouble, WithFix, config::Config, output};
+use crate::{
+    Trouble, WithFix,
+    config::Config,
+    output,
+    secrets::{SecretText, read_to_end},
+};
 
 /// Where a bare name is looked for.
 const DIRECTORY: &str = "/etc/wireguard";
 
 /// The largest file that is read, bytes: 10,000 peers need 3 MB.
-const MAX_LEN: u64 = 64 << 20;
+const MAX_LEN: usize = 64 << 20;
 
 /// A file and the interface it is named after.
 pub(super) struct ConfigFile {
     pub(super) path: PathBuf,
     pub(super) interface: String,
-    text: Zeroizing<String>,
+    text: SecretText,
 }
 
 impl ConfigFile {
@@ -77,14 +82,19 @@ fn is_name(text: &str) -> bool {
     (1..=15).contains(&text.len()) && text.bytes().all(plain) && check_interface_name(text).is_ok()
 }
 
-fn read_text(path: &Path) -> io::Result<Zeroizing<String>> {
-    let length = fs::metadata(path)?.len();
-    if length > MAX_LEN {
-        return Err(io::Error::other("it is too large"));
-    }
-    let bytes = Zeroizing::new(fs::read(path)?);
+fn read_text(path: &Path) -> io::Result<SecretText> {
+    let file = File::open(path)?;
+    let length = usize::try_from(file.metadata()?.len()).unwrap_or(usize::MAX);
+    let bytes = read_to_end(file, length, MAX_LEN)?;
+    let mut text = SecretText::with_capacity(bytes.len());
     // Comments may be in any encoding; what matters is ASCII.
-    Ok(Zeroizing::new(String::from_utf8_lossy(&bytes).into_owned()))
+    for chunk in bytes.utf8_chunks() {
+        text.push_str(chunk.valid());
+        if !chunk.invalid().is_empty() {
+            text.push_str("\u{fffd}");
+        }
+    }
+    Ok(text)
 }
 
 /// Warns where `wg-quick` does, and of more: who may write the file, or put another in its place, may run hooks as we.

@@ -8,7 +8,6 @@ use std::{
 };
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use zeroize::Zeroizing;
 
 use super::{children, file::ConfigFile};
 use crate::{
@@ -16,6 +15,7 @@ use crate::{
     config::{self, Config, Table},
     output,
     programs::command,
+    secrets::SecretText,
 };
 
 /// Runs hooks of `file`, which says `config`, with bash, or with sh where there is no bash. `%i` is the interface.
@@ -43,8 +43,10 @@ pub(super) async fn run(hooks: &[String], file: &ConfigFile, config: &Config) ->
 /// With what stands before a hook in `wg-quick`.
 async fn bash(hook: &str, file: &ConfigFile, config: &Config) -> io::Result<ExitStatus> {
     let lists = lists(config);
-    let known =
-        Zeroizing::new(format!("{}{lists}WG_CONFIG={}\n", words(hook, file, config), *wg_config(file)));
+    let mut known = SecretText::default();
+    for part in [&*words(hook, file, config), &lists, "WG_CONFIG=", &wg_config(file), "\n"] {
+        known.push_str(part);
+    }
     let known = readable(&known)?;
     let number = known.as_raw_fd();
     let script = format!(
@@ -94,7 +96,7 @@ fn words(hook: &str, file: &ConfigFile, config: &Config) -> String {
         ("SAVE_CONFIG", if interface.save { "1" } else { "0" }),
         ("hook", hook),
     ];
-    words.map(|(name, value)| format!("{name}={}\n", *quoted(value))).concat()
+    words.map(|(name, value)| format!("{name}={}\n", &*quoted(value))).concat()
 }
 
 /// Those that are lists.
@@ -112,19 +114,26 @@ fn lists(config: &Config) -> String {
         ("POST_DOWN", &hooks.post_down),
     ];
     let list = |(name, values): (&str, &Vec<String>)| {
-        let values: String = values.iter().map(|value| format!("{} ", *quoted(value))).collect();
+        let values: String = values.iter().map(|value| format!("{} ", &*quoted(value))).collect();
         format!("{name}=( {values})\n")
     };
     lists.map(list).concat()
 }
 
 /// The file as `wg` is given it, with its keys.
-fn wg_config(file: &ConfigFile) -> Zeroizing<String> {
+fn wg_config(file: &ConfigFile) -> SecretText {
     let text = config::strip(file.text());
     quoted(text.strip_suffix('\n').unwrap_or(&text))
 }
 
-fn quoted(value: &str) -> Zeroizing<String> {
-    let escaped = Zeroizing::new(value.replace('\'', r"'\''"));
-    Zeroizing::new(format!("'{}'", *escaped))
+fn quoted(value: &str) -> SecretText {
+    let mut quoted = SecretText::with_capacity(value.len() + 2);
+    let mut before = "'";
+    for part in value.split('\'') {
+        quoted.push_str(before);
+        quoted.push_str(part);
+        before = r"'\''";
+    }
+    quoted.push_str("'");
+    quoted
 }

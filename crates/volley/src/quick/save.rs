@@ -1,20 +1,21 @@
 //! Writing what is in force back to the file.
 
 use std::{
+    fmt::Write as _,
     fs::{self, File},
     hash::{BuildHasher, RandomState},
-    io::{self, Write},
+    io::{self, Write as _},
     os::unix::fs::{MetadataExt, OpenOptionsExt, fchown},
     path::{Path, PathBuf},
 };
 
 use nix::fcntl::OFlag;
-use zeroize::Zeroizing;
 
 use super::{file::ConfigFile, net::Net};
 use crate::{
     Trouble, WithFix,
     config::{Config, Endpoint, Interface, Peer},
+    secrets::SecretText,
     uapi::{self, client, socket_path},
 };
 
@@ -36,7 +37,8 @@ pub(super) async fn save(net: &Net, file: &ConfigFile, config: &Config) -> Resul
         },
         peers: device.peers.into_iter().map(peer).collect(),
     };
-    let text = Zeroizing::new(current.to_string());
+    let mut text = SecretText::default();
+    write!(text, "{current}").expect("text takes everything");
     replace(&file.path, text.as_bytes()).or_trouble(format!("cannot write {}", file.path.display()))
 }
 

@@ -1,7 +1,7 @@
 //! Asking a running daemon: the other end of [`super::server`].
 
 use std::{
-    io::{self, BufRead, BufReader, Read, Write},
+    io::{self, Read, Write},
     net::Shutdown,
     os::{fd::OwnedFd, unix::net::UnixStream},
     path::Path,
@@ -11,16 +11,19 @@ use std::{
 use encrypt::{PresharedKey, PrivateKey, PublicKey};
 use io_runtime::{DeviceUpdate, clock};
 use socket2::{Domain, SockAddr, Socket, Type};
-use zeroize::Zeroizing;
 
-use super::{Device, Peer, Status, print_set};
+use super::{
+    Device, Peer, Status,
+    lines::{Line, LineBuffer},
+    print_set,
+};
 
 /// How long a daemon may take for everything, from being reached to the end of its answer. `get` of 10,000 peers takes
 /// milliseconds.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The longest answer, bytes: more is no daemon of ours.
-const MAX_ANSWER_LEN: u64 = 256 << 20;
+const MAX_ANSWER_LEN: usize = 256 << 20;
 
 /// Why a daemon could not be asked.
 #[derive(Debug, thiserror::Error)]
@@ -98,22 +101,30 @@ fn ask_within(
     stream.write_all(request.as_bytes())?;
     stream.stream.shutdown(Shutdown::Write)?;
 
-    let mut answer = BufReader::new(stream).take(MAX_ANSWER_LEN);
-    let mut line = Zeroizing::new(String::with_capacity(1_024));
-    loop {
-        line.clear();
-        if answer.read_line(&mut line)? == 0 {
-            return Err(Error::Answer);
+    let (mut lines, mut length) = (LineBuffer::new(), 0);
+    while length < MAX_ANSWER_LEN {
+        match stream.read(lines.space()) {
+            Ok(0) => break,
+            Ok(received) => {
+                lines.advance(received);
+                length += received;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error.into()),
         }
-        let text = line.strip_suffix('\n').ok_or(Error::Answer)?;
-        if let Some(errno) = text.strip_prefix("errno=") {
-            return match errno.parse::<i32>().map_err(|_| Error::Answer)? {
-                0 => Ok(()),
-                errno => Err(Error::Refused(errno.saturating_abs())),
-            };
+        while let Some(line) = lines.next() {
+            let Line::Text(text) = line else { return Err(Error::Answer) };
+            let text = str::from_utf8(text).map_err(|_| Error::Answer)?;
+            if let Some(errno) = text.strip_prefix("errno=") {
+                return match errno.parse::<i32>().map_err(|_| Error::Answer)? {
+                    0 => Ok(()),
+                    errno => Err(Error::Refused(errno.saturating_abs())),
+                };
+            }
+            accept(text).ok_or(Error::Answer)?;
         }
-        accept(text).ok_or(Error::Answer)?;
     }
+    Err(Error::Answer)
 }
 
 /// A connection whose every step fails with `WouldBlock` after `deadline`.

@@ -1,6 +1,6 @@
 //! Cutting a stream of bytes into lines of bounded length, wherever the reads happen to end.
 
-use zeroize::Zeroizing;
+use zeroize::{Zeroize, Zeroizing};
 
 use super::MAX_LINE_LEN;
 
@@ -8,7 +8,8 @@ use super::MAX_LINE_LEN;
 const CAPACITY: usize = 16 << 10;
 const _: () = assert!(CAPACITY > MAX_LINE_LEN, "a longest line must fit beside its newline");
 
-/// Received bytes that are not yet lines. Keys pass through here, so it is wiped.
+/// Received bytes that are not yet lines. Keys pass through here, so it never grows, and lines that were used are wiped
+/// before more is waited for: a client may stay for days.
 #[derive(Debug)]
 pub(super) struct LineBuffer {
     bytes: Zeroizing<Vec<u8>>,
@@ -41,9 +42,6 @@ impl LineBuffer {
 
     /// Where the next bytes go: never empty once [`next`](Self::next) has given `None`.
     pub(super) fn space(&mut self) -> &mut [u8] {
-        self.bytes.copy_within(self.start..self.end, 0);
-        self.end -= self.start;
-        self.start = 0;
         &mut self.bytes[self.end..]
     }
 
@@ -59,6 +57,7 @@ impl LineBuffer {
             let newline = self.bytes[start..self.end].iter().position(|byte| *byte == b'\n');
             let Some(length) = newline else {
                 if pending <= MAX_LINE_LEN {
+                    self.forget_lines();
                     return None;
                 }
                 self.start = self.end;
@@ -72,6 +71,14 @@ impl LineBuffer {
             let text = &self.bytes[start..start + length];
             return Some(if length > MAX_LINE_LEN { Line::TooLong(length) } else { Line::Text(text) });
         }
+    }
+
+    /// Only what is not yet a line stays, at the beginning.
+    fn forget_lines(&mut self) {
+        self.bytes.copy_within(self.start..self.end, 0);
+        let pending = self.end - self.start;
+        self.bytes[pending..self.end].zeroize();
+        (self.start, self.end) = (0, pending);
     }
 }
 
@@ -104,6 +111,21 @@ mod tests {
             }
         }
         found
+    }
+
+    #[test]
+    fn lines_that_were_used_are_wiped_while_a_client_stays() {
+        let mut buffer = LineBuffer::new();
+        buffer.space()[..14].copy_from_slice(b"secret\nanother");
+        buffer.advance(14);
+        assert_eq!(buffer.next(), Some(Line::Text(b"secret")));
+        assert_eq!(buffer.next(), None);
+        assert_eq!(buffer.bytes[..8], *b"another\0");
+        buffer.space()[..1].copy_from_slice(b"\n");
+        buffer.advance(1);
+        assert_eq!(buffer.next(), Some(Line::Text(b"another")));
+        assert_eq!(buffer.next(), None);
+        assert!(buffer.bytes.iter().all(|byte| *byte == 0));
     }
 
     proptest! {

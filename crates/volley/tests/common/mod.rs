@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "each test file uses its part")]
 
+pub(crate) mod clocks;
 pub(crate) mod environment;
 pub(crate) mod step;
 pub(crate) mod system;

@@ -1,10 +1,13 @@
 //! The handshake side of a session: initiations, responses, cookies, and boringtun's own timers.
 
-use std::time::{Duration, Instant};
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use super::BoringSession;
 use crate::{
-    INITIATION_LEN, MAX_CONTROL_LEN, Message, Reject,
+    INITIATION_LEN, MAX_CONTROL_LEN, Opened, Reject,
     timers::{Birth, Content, MAX_JITTER},
     wire::{TYPE_INITIATION, u32_at},
 };
@@ -68,44 +71,53 @@ impl BoringSession {
         Some(initiation.len)
     }
 
-    pub(super) fn write_response(
+    pub(super) fn open_initiation(
         &mut self,
-        initiation: &[u8],
-        out: &mut [u8; MAX_CONTROL_LEN],
+        datagram: &[u8],
+        out: &mut [u8],
+        from: SocketAddr,
         now: Instant,
-    ) -> Result<usize, Reject> {
-        let Message::Initiation { .. } = Message::parse(initiation)? else { return Err(Reject::Malformed) };
+    ) -> Result<Opened, Reject> {
         self.refresh(now);
         let birth = Birth { at: now, initiator: false };
-        let len = self.noise.read_initiation(initiation, out, birth)?;
+        let len = self.noise.read_initiation(datagram, out, from.ip(), birth)?;
         self.timers.keys_agreed(now);
         self.handshake_heard(Content::Handshake, now);
-        Ok(len)
+        Ok(Opened::Reply { len, confirms: false })
     }
 
     /// No `refresh` here: if boringtun gave the handshake up just now, it would refuse the answer to it.
-    pub(super) fn write_confirmation(
+    pub(super) fn open_response(
         &mut self,
-        response: &[u8],
-        out: &mut [u8; MAX_CONTROL_LEN],
+        datagram: &[u8],
+        receiver: u32,
+        out: &mut [u8],
+        from: SocketAddr,
         now: Instant,
-    ) -> Result<usize, Reject> {
-        let Message::Response { receiver, .. } = Message::parse(response)? else {
-            return Err(Reject::Malformed);
-        };
+    ) -> Result<Opened, Reject> {
         let birth = Birth { at: now, initiator: true };
-        let (id, len) = self.noise.read_response(response, receiver, out, birth)?;
+        let (id, len) = self.noise.read_response(datagram, receiver, out, from.ip(), birth)?;
         self.timers.keys_agreed(now);
         self.confirm(id, birth);
         self.sent = 1; // the confirmation
         self.handshake_heard(Content::Keepalive, now);
-        Ok(len)
+        Ok(Opened::Reply { len, confirms: true })
     }
 
     /// The peer's handshake message was good, and is answered.
     fn handshake_heard(&mut self, answer: Content, now: Instant) {
         self.timers.received(Content::Handshake, now);
         self.timers.sent(answer, now);
+    }
+
+    pub(super) fn open_cookie_reply(
+        &mut self,
+        datagram: &[u8],
+        out: &mut [u8],
+        from: SocketAddr,
+    ) -> Result<Opened, Reject> {
+        self.noise.read_cookie_reply(datagram, out, from.ip())?;
+        Ok(Opened::CookieStored)
     }
 }
 
