@@ -15,7 +15,7 @@ use gso_queue::Destination;
 
 pub use frames::{FULL_PACKET, FULL_TRAIN, tcp_frame, tcp_packet, turned_around};
 pub use pair::{Pair, Side};
-pub use sessions::connected_sessions;
+pub use sessions::{Connected, connected_sessions};
 
 /// UDP payload of a full data message at the default inner MTU.
 pub const FULL_DATAGRAM: usize = FULL_PACKET + encrypt::DATA_OVERHEAD;

@@ -24,7 +24,8 @@ pub use timers::{
     REKEY_ATTEMPT_TIME, REKEY_TIMEOUT,
 };
 pub use traits::{
-    COOKIE_REPLY_LEN, Classified, DATA_OVERHEAD, INITIATION_LEN, Identity, MAX_CONTROL_LEN, Opened,
-    PeerIndex, RESPONSE_LEN, Reject, SealError, Session, SessionConfig, TimerAction,
+    COOKIE_REPLY_LEN, DATA_OVERHEAD, INITIATION_LEN, Identity, MAX_CONTROL_LEN, Opened, PeerIndex,
+    RESPONSE_LEN, Reject, SealError, Session, SessionConfig, TimerAction,
 };
+pub use transport::DATA_HEADER_LEN;
 pub use wire::Message;

@@ -90,6 +90,8 @@ pub(crate) struct Timers {
     current: Option<Birth>,
     /// The handshake we are trying.
     attempt: Option<Attempt>,
+    /// When the last initiation was written, whatever became of it.
+    last_initiation: Option<Instant>,
     /// The session should be renewed because of its age.
     rekey_wanted: bool,
     /// Data was received: say something by then.
@@ -118,9 +120,24 @@ impl Timers {
         self.attempt.is_some()
     }
 
-    /// False while an initiation is out and its answer may still come.
-    pub(crate) fn may_initiate(&self, now: Instant) -> bool {
-        self.attempt.is_none_or(|attempt| now >= attempt.due_at())
+    /// True if an initiation may be written now. If not, the timers ask for one: its answer may still come, or it is too early
+    /// for the next.
+    pub(crate) fn may_initiate(&mut self, now: Instant) -> bool {
+        match self.attempt {
+            Some(attempt) if now < attempt.due_at() => false,
+            Some(attempt) if now >= attempt.retry_at => true,
+            _ => self.begin(now),
+        }
+    }
+
+    /// Begins to try a handshake. True if it may be now: no two initiations are less than [`REKEY_TIMEOUT`] apart (§6.1).
+    fn begin(&mut self, now: Instant) -> bool {
+        let earliest = self.last_initiation.map_or(now, |last| last + REKEY_TIMEOUT);
+        if earliest > now {
+            self.attempt = Some(Attempt { began: now, retry_at: earliest });
+            self.arm(earliest);
+        }
+        earliest <= now
     }
 
     /// An initiation was written. `jitter` is at most [`MAX_JITTER`].
@@ -132,6 +149,7 @@ impl Timers {
         let attempt = Attempt { began, retry_at: now + REKEY_TIMEOUT + jitter.min(MAX_JITTER) };
         self.arm(attempt.due_at());
         self.attempt = Some(attempt);
+        self.last_initiation = Some(now);
         self.rekey_wanted = false;
     }
 
@@ -228,11 +246,8 @@ impl Timers {
         }
         let silent = take_due(&mut self.doubt_at, now);
         let wanted = std::mem::take(&mut self.rekey_wanted);
-        match self.attempt {
-            None if silent => Some(Due::InitiateUnheard),
-            None if wanted => Some(Due::Initiate),
-            _ => None,
-        }
+        let may = self.attempt.is_none() && (silent || wanted) && self.begin(now);
+        may.then_some(if silent { Due::InitiateUnheard } else { Due::Initiate })
     }
 
     fn poll_session(&mut self, now: Instant) -> Option<Due> {

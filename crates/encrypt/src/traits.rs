@@ -16,12 +16,12 @@ pub const DATA_OVERHEAD: usize = 32;
 /// The longest message a session writes other than data, bytes.
 pub const MAX_CONTROL_LEN: usize = INITIATION_LEN;
 
-/// A peer's number inside one identity: 24 bits, carried in the high bits of every receiver index.
+/// A peer's number inside one identity: 24 bits, since boringtun carries it in the high bits of every receiver index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PeerIndex(u32);
 
 impl PeerIndex {
-    /// The largest index: 24 bits, since the low 8 bits of a receiver index rotate sessions.
+    /// The largest index: 24 bits, since the low 8 bits of boringtun's receiver indices rotate sessions.
     pub const MAX: Self = Self((1 << 24) - 1);
 
     /// `None` if `index` needs more than 24 bits.
@@ -29,8 +29,9 @@ impl PeerIndex {
         if index <= Self::MAX.0 { Some(Self(index)) } else { None }
     }
 
-    /// The peer that a wire receiver index names.
-    pub const fn from_receiver(receiver: u32) -> Self {
+    /// The peer that a receiver index names, where indices are given as boringtun gives them.
+    #[cfg(any(feature = "boringtun", feature = "test-util"))]
+    pub(crate) const fn from_receiver(receiver: u32) -> Self {
         Self(receiver >> 8)
     }
 
@@ -49,19 +50,6 @@ pub struct SessionConfig {
     pub preshared_key: Option<PresharedKey>,
     /// This peer's index.
     pub index: PeerIndex,
-}
-
-/// Whom a datagram is for, decided before any session sees it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Classified {
-    /// A handshake initiation whose mac1 holds, from the peer with this static public key (decrypted,
-    /// not yet authenticated: only [`Session::open`] authenticates).
-    Initiation(PublicKey),
-    /// A handshake response (mac1 holds), a cookie reply or a data message for this peer.
-    ForPeer(PeerIndex),
-    /// We are under load: answer with these bytes instead (§5.4.7).
-    CookieReply([u8; COOKIE_REPLY_LEN]),
 }
 
 /// Why a datagram was refused. Each is a drop counter's name.
@@ -101,20 +89,17 @@ pub enum Reject {
     /// We are under load and could not answer with a cookie.
     #[error("under load")]
     UnderLoad,
-    /// `out` is too small. The caller's fault; nothing was consumed.
-    #[error("the output buffer must be as long as the datagram, and at least {MAX_CONTROL_LEN} bytes")]
-    SmallBuffer,
 }
 
-/// What opening a datagram gave.
+/// What a data message was.
 ///
-/// `confirms` is true once per session, for the datagram that shows that the peer has its keys, so that the
-/// "latest handshake" moves: for the initiator the response, for the responder the first message under the new
-/// keys (§5.4.6). A response that was sent says nothing: it may never arrive.
+/// `confirms` is true once per session, for the message that shows a responder that its peer has the keys (§5.4.6), so that the
+/// "latest handshake" moves. (An initiator learns it from the response: see [`Session::read_response`].)
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Opened {
-    /// `out[..len]` is an IP packet with a whole header, already trimmed of padding to the length in its own header.
+    /// [`DATA_HEADER_LEN`](crate::DATA_HEADER_LEN) bytes into the datagram lies an IP packet of `len` bytes with a whole header, already trimmed of
+    /// padding to the length in its own header.
     Packet {
         /// Bytes of the packet.
         len: usize,
@@ -126,16 +111,6 @@ pub enum Opened {
         /// See [`Opened`].
         confirms: bool,
     },
-    /// `out[..len]` must be sent back to where the datagram came from: a handshake response, or the
-    /// keepalive that confirms a session we initiated.
-    Reply {
-        /// Bytes of the message.
-        len: usize,
-        /// See [`Opened`].
-        confirms: bool,
-    },
-    /// A cookie was stored; nothing to send.
-    CookieStored,
 }
 
 /// Why a packet was not sealed.
@@ -182,12 +157,26 @@ pub enum TimerAction {
     Expired,
 }
 
-/// The local static identity: it tells which peer a datagram is for, and makes sessions.
+/// The local static identity: whom datagrams are for, and whether a handshake message is worth an answer.
 ///
-/// One per private key; replaced as a whole when the key changes.
+/// One per private key; replaced as a whole when the key changes. It holds what its sessions have in common, so whatever a
+/// session does that touches this takes the identity as an argument: there is no lock, for there is one owner.
+///
+/// # A handshake message, step by step
+/// Each step costs more than the one before it, and the owner decides when it is worth it:
+///
+/// 1. [`Message::parse`](crate::Message::parse): form and lengths.
+/// 2. [`verify_mac1`](Self::verify_mac1) of an initiation or a response: the sender knows our public key. One hash.
+/// 3. Under load, which the owner knows, [`check_cookie`](Self::check_cookie): the sender receives where it says. Hashes.
+/// 4. [`claim`](Self::claim) of an initiation: whose it claims to be. One Diffie–Hellman.
+/// 5. [`Session::answer`] of that peer's session. For a response [`Session::read_response`], for a cookie reply
+///    [`Session::read_cookie_reply`], of the peer that its receiver index names ([`peer_of`](Self::peer_of)).
 pub trait Identity: Sized {
     /// A session with one peer.
-    type Session: Session;
+    type Session: Session<Identity = Self>;
+
+    /// What [`claim`](Self::claim) has computed, for [`Session::answer`] to go on from. Its secrets are wiped when it is dropped.
+    type Claim;
 
     /// Builds the identity. `now` starts its clocks.
     fn new(private_key: &PrivateKey, now: Instant) -> Self;
@@ -195,28 +184,46 @@ pub trait Identity: Sized {
     /// Our public key.
     fn public_key(&self) -> PublicKey;
 
-    /// Tells whom a datagram is for: checks its form, then for handshakes mac1 and, under load, the
-    /// cookie of `from` (§5.3). Does no Diffie-Hellman unless mac1 holds.
+    /// The peer that one of our receiver indices was given to, in whatever session or handshake; `None` if it is nobody's.
+    fn peer_of(&self, receiver: u32) -> Option<PeerIndex>;
+
+    /// Checks form and mac1 (§5.4.4) of an initiation or a response.
     ///
     /// # Errors
-    /// The reason to count when the datagram is to be dropped.
-    fn classify(&mut self, datagram: &[u8], from: SocketAddr, now: Instant) -> Result<Classified, Reject>;
+    /// [`Reject::Malformed`] if it is neither, [`Reject::BadMac`] if it is not for us.
+    fn verify_mac1(&self, datagram: &[u8]) -> Result<(), Reject>;
+
+    /// Under load: does mac2 prove that the sender of a message whose mac1 holds receives what is sent to `from` (§5.3)?
+    /// `None` if it does; otherwise the cookie reply with which it can (§5.4.7).
+    ///
+    /// # Errors
+    /// It is no such message.
+    fn check_cookie(
+        &mut self,
+        datagram: &[u8],
+        from: SocketAddr,
+        now: Instant,
+    ) -> Result<Option<[u8; COOKIE_REPLY_LEN]>, Reject>;
+
+    /// The public key that an initiation whose mac1 holds claims to be from, and what finding out has computed. Nothing proves
+    /// it: anybody can claim the key of another, and only [`Session::answer`] finds that out. Costs one Diffie–Hellman.
+    ///
+    /// # Errors
+    /// [`Reject::Malformed`] if it is no initiation, [`Reject::BadHandshake`] if it does not decrypt.
+    fn claim(&self, datagram: &[u8]) -> Result<(PublicKey, Self::Claim), Reject>;
 
     /// A session with no keys yet.
     fn session(&mut self, config: SessionConfig, now: Instant) -> Self::Session;
 }
 
-/// A session with one peer: its handshakes, its keys, its timers.
+/// A session with one peer: its handshakes, its keys, its timers. For the thread that owns the identity.
 ///
-/// # Threads
-/// The methods take `&mut self`, so that a backend for one thread needs no locks. That does not keep a
-/// backend from sharing: it implements this trait for a *handle*, say an `Arc` of key pairs with an atomic
-/// send counter and a lock around the replay window, and hands each thread a clone of it. `&mut self` then
-/// is exclusive access to the handle, not to what it points to. Nothing in the traits lends out memory or
-/// asks for an order between calls on different handles; `seal` alone takes a counter, and the receiver's
-/// window forgives the reordering that comes of sealing in parallel. Timers belong to one of the handles:
-/// the others may give `None` from [`poll_timeout`](Self::poll_timeout).
-pub trait Session {
+/// Before a session is dropped, [`end`](Self::end) it, unless its identity goes too: what the identity keeps for it, such as
+/// its receiver indices, is given back then.
+pub trait Session: Sized {
+    /// The identity that made it. No other may be given to its methods.
+    type Identity: Identity<Session = Self>;
+
     /// True when there is a session to seal with. [`seal`](Self::seal) has the last word, since it is told
     /// the time: a session too old is noticed there, or by the timers.
     fn is_live(&self) -> bool;
@@ -233,18 +240,55 @@ pub trait Session {
 
     /// Writes a handshake initiation. `None` when one is already out and not yet due for a retry, so
     /// callers may ask for every packet that finds no session. Retries come from the timers.
-    fn initiate(&mut self, out: &mut [u8; INITIATION_LEN], now: Instant) -> Option<usize>;
+    fn initiate(
+        &mut self,
+        identity: &mut Self::Identity,
+        out: &mut [u8; INITIATION_LEN],
+        now: Instant,
+    ) -> Option<usize>;
 
-    /// Authenticates and decrypts a datagram that [`Identity::classify`] gave to this peer. `out` must
-    /// be at least as long as `datagram` and at least [`MAX_CONTROL_LEN`] bytes.
+    /// Authenticates an initiation and writes the response to it, which is to be sent to where the initiation came from; gives
+    /// its length. `claim` is what [`Identity::claim`] gave for this datagram. The response says nothing of the peer's having
+    /// the keys, for it may never arrive.
     ///
     /// # Errors
-    /// The reason to count when the datagram is to be dropped. Never panics, whatever the bytes.
+    /// The reason to count when the datagram is to be dropped. Nothing has changed then. Never panics, whatever the bytes.
+    fn answer(
+        &mut self,
+        identity: &mut Self::Identity,
+        datagram: &[u8],
+        claim: <Self::Identity as Identity>::Claim,
+        out: &mut [u8; MAX_CONTROL_LEN],
+        now: Instant,
+    ) -> Result<usize, Reject>;
+
+    /// Reads the response to one of our initiations, and writes the first message under the new keys, which confirms them and is
+    /// to be sent to where the response came from; gives its length. The peer has the keys: "latest handshake" moves.
+    ///
+    /// # Errors
+    /// As [`answer`](Self::answer).
+    fn read_response(
+        &mut self,
+        identity: &mut Self::Identity,
+        datagram: &[u8],
+        out: &mut [u8; MAX_CONTROL_LEN],
+        now: Instant,
+    ) -> Result<usize, Reject>;
+
+    /// Keeps the cookie (§5.4.7) for our next handshake messages. It tells nothing of the peer: anybody on the way can make one.
+    ///
+    /// # Errors
+    /// As [`answer`](Self::answer).
+    fn read_cookie_reply(&mut self, datagram: &[u8], now: Instant) -> Result<(), Reject>;
+
+    /// Authenticates and decrypts a data message in place.
+    ///
+    /// # Errors
+    /// As [`answer`](Self::answer). The bytes of a message that did not authenticate may have been overwritten.
     fn open(
         &mut self,
-        datagram: &[u8],
-        out: &mut [u8],
-        from: SocketAddr,
+        identity: &mut Self::Identity,
+        datagram: &mut [u8],
         now: Instant,
     ) -> Result<Opened, Reject>;
 
@@ -256,15 +300,21 @@ pub trait Session {
     /// [`handle_timeout`](Self::handle_timeout), which is due at once. Every initiation that is no newer than one
     /// accepted before stays refused (§5.1): the peer's initiations do not depend on the pre-shared key, so whoever
     /// recorded one could send it again.
-    fn set_preshared_key(&mut self, key: Option<PresharedKey>, now: Instant);
+    fn set_preshared_key(&mut self, identity: &mut Self::Identity, key: Option<PresharedKey>, now: Instant);
 
     /// Ends all keys, handshakes under way and timers, as in a new session; unlike a new one, this goes on to refuse
-    /// every initiation that is no newer than one it accepted before (§5.1). For an interface that is set down.
-    fn end(&mut self, now: Instant);
+    /// every initiation that is no newer than one it accepted before (§5.1). For an interface that is set down, and before
+    /// the session is dropped.
+    fn end(&mut self, identity: &mut Self::Identity, now: Instant);
 
     /// Runs what is due, one thing at a time. Call when [`poll_timeout`](Self::poll_timeout) has passed;
     /// while more is due, that stays in the past. After [`TimerAction::Idle`] it lies in the future.
-    fn handle_timeout(&mut self, out: &mut [u8; MAX_CONTROL_LEN], now: Instant) -> TimerAction;
+    fn handle_timeout(
+        &mut self,
+        identity: &mut Self::Identity,
+        out: &mut [u8; MAX_CONTROL_LEN],
+        now: Instant,
+    ) -> TimerAction;
 
     /// When to call [`handle_timeout`](Self::handle_timeout) next: a conservative deadline (early is
     /// fine, late is not), `None` when nothing is pending. Any other call may bring it forward.

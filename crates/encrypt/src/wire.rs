@@ -59,6 +59,11 @@ impl Message {
             _ => Err(Reject::Malformed),
         }
     }
+
+    /// True for initiations and responses, which end with mac1 and mac2 (§5.4.4).
+    pub const fn has_macs(&self) -> bool {
+        matches!(self, Self::Initiation { .. } | Self::Response { .. })
+    }
 }
 
 /// The little-endian word at `at`, which must lie inside `bytes`.

@@ -67,7 +67,7 @@ fn mutation() -> impl Strategy<Value = Mutation> {
 fn feed<I: Identity>(pair: &mut Pair<I>, datagram: &[u8]) -> [Received; 2] {
     let now = pair.now;
     let classified = pair.b.receive(datagram, pair.a.address, now);
-    let opened = pair.b.open(datagram, pair.a.address, now);
+    let opened = pair.b.open(datagram, now);
     [classified, opened]
 }
 

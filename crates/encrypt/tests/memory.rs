@@ -285,7 +285,7 @@ fn child_that_waits() {
         let mut key = read(&input, |bytes| Box::new(PrivateKey::from_bytes(*bytes)));
         let rng = Box::new(FromParent(input.try_clone().unwrap(), 0));
         let environment = Environment { rng, wall: Box::new(|_| wall(1)) };
-        let identity = NativeIdentity::with(&key, u64::MAX, environment, now);
+        let identity = NativeIdentity::with(&key, environment);
         key.zeroize();
         scrub();
         identity
@@ -299,25 +299,26 @@ fn child_that_waits() {
     drop(psk);
     scrub();
 
-    let from = ([192, 0, 2, 1], 1).into();
-    let (mut initiation, mut response, mut confirmation, mut out) =
-        ([0; INITIATION_LEN], [0; 148], [0; 148], [0; 200]);
-    to_r.initiate(&mut initiation, now).unwrap();
-    to_i.open(&initiation, &mut response, from, now).unwrap();
-    to_r.open(&response[..RESPONSE_LEN], &mut confirmation, from, now).unwrap();
-    to_i.open(&confirmation[..DATA_OVERHEAD], &mut out, from, now).unwrap();
+    let (mut initiation, mut response, mut confirmation) = ([0; INITIATION_LEN], [0; 148], [0; 148]);
+    to_r.initiate(&mut i, &mut initiation, now).unwrap();
+    drop(r.claim(&initiation).unwrap()); // as of a stranger
+    let (_, claim) = r.claim(&initiation).unwrap();
+    to_i.answer(&mut r, &initiation, claim, &mut response, now).unwrap();
+    to_r.read_response(&mut i, &response[..RESPONSE_LEN], &mut confirmation, now).unwrap();
+    to_i.open(&mut r, &mut confirmation[..DATA_OVERHEAD], now).unwrap();
     for (from, to) in [(0, 1), (1, 0)] {
-        let ends = [&mut to_r, &mut to_i];
+        let mut ends = [(&mut to_r, &mut i), (&mut to_i, &mut r)];
         // Keepalives: nothing of them has to be answered, or there would be another handshake.
         let mut sealed = [0; DATA_OVERHEAD];
-        ends[from].seal(&[], &mut sealed, now).unwrap();
-        ends[to].open(&sealed, &mut out, ([192, 0, 2, 1], 1).into(), now).unwrap();
+        ends[from].0.seal(&[], &mut sealed, now).unwrap();
+        let (session, identity) = &mut ends[to];
+        session.open(identity, &mut sealed, now).unwrap();
     }
     stop(&input);
 
-    for session in [&mut to_r, &mut to_i] {
+    for (session, identity) in [(&mut to_r, &mut i), (&mut to_i, &mut r)] {
         for _ in 0..4 {
-            session.handle_timeout(&mut initiation, now + Duration::from_secs(540));
+            session.handle_timeout(identity, &mut initiation, now + Duration::from_secs(540));
         }
         assert!(!session.is_live());
     }

@@ -150,7 +150,7 @@ fn pairs_with_one_hub(count: u8) -> (Vec<Pair<NativeIdentity>>, NativeIdentity, 
         rng,
         wall: Box::new(move |at| wall(1_700_000_000) + at.saturating_duration_since(now)),
     };
-    let mut hub = NativeIdentity::with(&private_key(2), u64::MAX, environment, now);
+    let mut hub = NativeIdentity::with(&private_key(2), environment);
     let pairs = (0..count).map(|number| {
         let mut pair = Pair::<NativeIdentity>::new();
         pair.now = now;
@@ -159,7 +159,7 @@ fn pairs_with_one_hub(count: u8) -> (Vec<Pair<NativeIdentity>>, NativeIdentity, 
         let config =
             |peer| SessionConfig { peer, preshared_key: None, index: PeerIndex::new(number.into()).unwrap() };
         let session = identity.session(config(hub.public_key()), now);
-        pair.a = Endpoint { identity, session, address: pair.a.address };
+        pair.a = Endpoint { identity, session, address: pair.a.address, under_load: false };
         pair.b.session = hub.session(config(private.public_key()), now);
         pair
     });

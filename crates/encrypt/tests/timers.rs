@@ -2,10 +2,12 @@
 
 mod common;
 
+use std::time::Duration;
+
 use common::{Pair, Received, Sent, packet, secs};
 use encrypt::{
-    Identity, KEEPALIVE_TIMEOUT, REJECT_AFTER_TIME, REKEY_AFTER_TIME, REKEY_ATTEMPT_TIME, Reject, SealError,
-    Session, deterministic::InsecureIdentity,
+    Identity, KEEPALIVE_TIMEOUT, REJECT_AFTER_TIME, REKEY_AFTER_TIME, REKEY_ATTEMPT_TIME, REKEY_TIMEOUT,
+    Reject, SealError, Session, deterministic::InsecureIdentity,
 };
 use proptest::prelude::*;
 
@@ -29,6 +31,7 @@ macro_rules! all {
                 silence_after_sending_starts_a_handshake,
                 an_answer_ends_the_silence,
                 both_sides_survive_an_hour_of_traffic,
+                initiations_are_five_seconds_apart,
             ]
         );
     };
@@ -99,7 +102,7 @@ fn an_unanswered_handshake_is_retried_and_given_up_once<I: Identity>() {
 fn the_packet_after_giving_up_starts_afresh<I: Identity>() {
     let mut pair = Pair::<I>::new();
     pair.a.initiate(pair.now).unwrap();
-    pair.run(REKEY_ATTEMPT_TIME, false);
+    pair.run(REKEY_ATTEMPT_TIME + REKEY_TIMEOUT, false);
     pair.handshake();
     pair.exchange();
     // And the other way round: a renewal that was given up while the session still lived. It goes on to its end.
@@ -235,4 +238,32 @@ fn both_sides_survive_an_hour_of_traffic<I: Identity>() {
         assert!(log.iter().all(|event| event.2 == Initiation), "{log:?}");
     }
     assert_eq!(initiations, 29, "one every two minutes");
+}
+
+/// Whatever happens, and however often the callers ask (§6.1).
+fn initiations_are_five_seconds_apart<I: Identity>() {
+    let mut pair = Pair::<I>::new();
+    let mut sent_at = Vec::new();
+    let mut note = |initiations: usize, now| sent_at.extend((0..initiations).map(|_| now));
+    // Given up after 90 s, up to five after the last try; and asked for at once, and ever again.
+    for _ in 0..3000 {
+        note(pair.a.initiate(pair.now).iter().len(), pair.now);
+        let (messages, _) = pair.a.run_timers(pair.now);
+        note(messages.len(), pair.now);
+        pair.advance(Duration::from_millis(100));
+    }
+    // Then the peer is there; the session is young when the link to it goes, with something sent on it all the time.
+    pair.advance(secs(6));
+    note(1, pair.now);
+    pair.handshake();
+    for _ in 0..1500 {
+        let _ = pair.a.seal(&packet(64), pair.now);
+        let (messages, _) = pair.a.run_timers(pair.now);
+        note(messages.iter().filter(|message| message[0] == 1).count(), pair.now);
+        pair.advance(Duration::from_millis(100));
+    }
+    let pauses = sent_at.windows(2).map(|pair| pair[1] - pair[0]);
+    let shortest = pauses.min().expect("many");
+    assert!(shortest >= REKEY_TIMEOUT, "{shortest:?}");
+    assert!(sent_at.len() > 70, "{} of them", sent_at.len());
 }

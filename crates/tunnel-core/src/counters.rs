@@ -161,7 +161,6 @@ impl Drops {
             Reject::UnknownPeer => &mut self.rx_unknown_peer,
             Reject::NotIp => &mut self.rx_not_ip,
             Reject::UnderLoad => &mut self.rx_under_load,
-            Reject::SmallBuffer => &mut self.rx_small_buffer,
             _ => &mut self.rx_other,
         } += 1;
     }

@@ -6,6 +6,7 @@ mod config;
 mod control;
 mod counters;
 mod deadlines;
+mod handshakes;
 mod inner;
 mod link;
 mod peer;

@@ -15,7 +15,7 @@ impl<I: Identity> Tunnel<I> {
         self.is_up = false;
         for peer in self.peers.values_mut() {
             self.shared.control.forget(peer.index);
-            peer.link_down(now, &mut self.shared);
+            peer.link_down(self.identity.as_mut(), now, &mut self.shared);
         }
     }
 
@@ -36,9 +36,9 @@ impl<I: Identity> Tunnel<I> {
 
 impl<S: Session> Peer<S> {
     /// The session stays, without keys: it knows which initiations are to be refused.
-    fn link_down(&mut self, now: Instant, shared: &mut Shared) {
-        if let Some(session) = &mut self.session {
-            session.end(now);
+    fn link_down(&mut self, identity: Option<&mut S::Identity>, now: Instant, shared: &mut Shared) {
+        if let (Some(session), Some(identity)) = (&mut self.session, identity) {
+            session.end(identity, now);
         }
         shared.counters.drops.tx_link_down += self.waiting.clear(&mut shared.waiting);
         self.stand_still(shared);

@@ -85,7 +85,7 @@ impl<S: Session> Peer<S> {
         &mut self,
         packet: &[u8],
         ecn: Ecn,
-        identity: &mut impl Identity<Session = S>,
+        identity: &mut S::Identity,
         now: Instant,
         shared: &mut Shared,
         sink: &mut K,
@@ -95,13 +95,13 @@ impl<S: Session> Peer<S> {
             return Ok(Sent::Unreachable);
         };
         if self.is_live() {
-            self.flush_waiting(now, shared, sink)?;
+            self.flush_waiting(identity, now, shared, sink)?;
             let to = Destination { ecn: inner::encapsulate_ecn(ecn), ..endpoint };
             let plaintext = padded(packet, shared.mtu, &mut shared.scratch);
             match self.seal(plaintext, to, now, sink)? {
                 Sealed::Sent => {
                     self.count_sent_packet(plaintext.len(), shared);
-                    self.after_sealing(now, shared, sink);
+                    self.after_sealing(identity, now, shared, sink);
                     return Ok(Sent::Taken);
                 }
                 Sealed::TooBig => {
@@ -113,8 +113,8 @@ impl<S: Session> Peer<S> {
         }
         self.ensure_session(identity, now);
         // After a pause (a laptop that slept), a handshake given up long ago must not take this packet along.
-        self.run_session_timers(now, shared, sink)?;
-        self.initiate(now, shared, sink)?;
+        self.run_session_timers(identity, now, shared, sink)?;
+        self.initiate(identity, now, shared, sink)?;
         shared.counters.drops.tx_waiting_full += self.waiting.push(packet, &mut shared.waiting);
         Ok(Sent::Taken)
     }
@@ -122,12 +122,13 @@ impl<S: Session> Peer<S> {
     /// What a datagram from this peer may have changed: packets that waited may go, and timers run.
     pub(crate) fn after_receiving<K: DatagramSink>(
         &mut self,
+        identity: &mut S::Identity,
         now: Instant,
         shared: &mut Shared,
         sink: &mut K,
     ) {
         let may_go = !self.waiting.is_empty() && self.is_live();
-        if may_go && self.flush_waiting(now, shared, sink).is_err() {
+        if may_go && self.flush_waiting(identity, now, shared, sink).is_err() {
             self.leave_undone(now, shared);
         }
         self.bring_deadline_forward(shared);
@@ -161,7 +162,7 @@ impl<S: Session> Peer<S> {
     /// The sink is full; call again once it is not.
     pub(crate) fn handle_timeout<K: DatagramSink>(
         &mut self,
-        identity: &mut impl Identity<Session = S>,
+        identity: &mut S::Identity,
         now: Instant,
         shared: &mut Shared,
         sink: &mut K,
@@ -177,28 +178,29 @@ impl<S: Session> Peer<S> {
 
     fn run_timers<K: DatagramSink>(
         &mut self,
-        identity: &mut impl Identity<Session = S>,
+        identity: &mut S::Identity,
         now: Instant,
         shared: &mut Shared,
         sink: &mut K,
     ) -> Result<(), SinkFull> {
-        self.run_session_timers(now, shared, sink)?;
+        self.run_session_timers(identity, now, shared, sink)?;
         if self.keepalive.is_due(now) {
             self.ensure_session(identity, now);
-            self.send_persistent_keepalive(now, shared, sink)?;
+            self.send_persistent_keepalive(identity, now, shared, sink)?;
         }
         if self.waiting.is_empty() {
             return Ok(());
         }
         if self.is_live() {
-            return self.flush_waiting(now, shared, sink);
+            return self.flush_waiting(identity, now, shared, sink);
         }
         self.ensure_session(identity, now);
-        self.initiate(now, shared, sink)
+        self.initiate(identity, now, shared, sink)
     }
 
     fn run_session_timers<K: DatagramSink>(
         &mut self,
+        identity: &mut S::Identity,
         now: Instant,
         shared: &mut Shared,
         sink: &mut K,
@@ -209,7 +211,7 @@ impl<S: Session> Peer<S> {
                 return Ok(());
             }
             let mut out = [0; MAX_CONTROL_LEN];
-            match session.handle_timeout(&mut out, now) {
+            match session.handle_timeout(identity, &mut out, now) {
                 TimerAction::Send { len, initiation } => {
                     let traffic = &mut shared.counters.traffic;
                     traffic.initiations_sent += u64::from(initiation);
@@ -233,6 +235,7 @@ impl<S: Session> Peer<S> {
 
     fn send_persistent_keepalive<K: DatagramSink>(
         &mut self,
+        identity: &mut S::Identity,
         now: Instant,
         shared: &mut Shared,
         sink: &mut K,
@@ -246,7 +249,7 @@ impl<S: Session> Peer<S> {
             return Ok(());
         }
         // Without a session the handshake is the keepalive: the initiator confirms it with one.
-        self.initiate(now, shared, sink)?;
+        self.initiate(identity, now, shared, sink)?;
         self.keepalive.restart(now);
         Ok(())
     }
@@ -257,6 +260,7 @@ impl<S: Session> Peer<S> {
     /// The sink is full; the rest still waits.
     pub(crate) fn flush_waiting<K: DatagramSink>(
         &mut self,
+        identity: &mut S::Identity,
         now: Instant,
         shared: &mut Shared,
         sink: &mut K,
@@ -269,11 +273,11 @@ impl<S: Session> Peer<S> {
             match self.seal(&shared.scratch, to, now, sink)? {
                 Sealed::Sent => self.count_sent_packet(shared.scratch.len(), shared),
                 Sealed::TooBig => shared.counters.drops.tx_too_big += 1,
-                Sealed::NeedsHandshake => return self.initiate(now, shared, sink),
+                Sealed::NeedsHandshake => return self.initiate(identity, now, shared, sink),
             }
             self.waiting.pop(&mut shared.waiting);
             if self.waiting.is_empty() {
-                self.after_sealing(now, shared, sink);
+                self.after_sealing(identity, now, shared, sink);
             }
         }
         Ok(())
@@ -285,6 +289,7 @@ impl<S: Session> Peer<S> {
     /// The sink is full; no handshake was started.
     pub(crate) fn initiate<K: DatagramSink>(
         &mut self,
+        identity: &mut S::Identity,
         now: Instant,
         shared: &mut Shared,
         sink: &mut K,
@@ -295,12 +300,15 @@ impl<S: Session> Peer<S> {
         }
         let appended = sink.append(endpoint, INITIATION_LEN, |slot| {
             let out = slot.bytes.as_mut_array::<INITIATION_LEN>().ok_or(NotNow)?;
-            session.initiate(out, now).map(|_| self.own_datagrams.written(out)).ok_or(NotNow)
+            session.initiate(identity, out, now).map(|_| self.own_datagrams.written(out)).ok_or(NotNow)
         });
         match appended {
             Ok(()) => {}
             Err(AppendError::Full) => return Err(SinkFull),
-            Err(_) => return Ok(()),
+            Err(_) => {
+                self.bring_deadline_forward(shared); // it may be too early for one
+                return Ok(());
+            }
         }
         self.keepalive.restart(now);
         shared.counters.traffic.initiations_sent += 1;
@@ -334,10 +342,16 @@ impl<S: Session> Peer<S> {
     }
 
     /// Renews a session that has sent enough, and keeps its timers.
-    fn after_sealing<K: DatagramSink>(&mut self, now: Instant, shared: &mut Shared, sink: &mut K) {
+    fn after_sealing<K: DatagramSink>(
+        &mut self,
+        identity: &mut S::Identity,
+        now: Instant,
+        shared: &mut Shared,
+        sink: &mut K,
+    ) {
         let wants_rekey = self.session.as_ref().is_some_and(S::wants_rekey);
         if wants_rekey {
-            let _ = self.initiate(now, shared, sink); // if the sink is full, the next packet asks again
+            let _ = self.initiate(identity, now, shared, sink); // if the sink is full, the next packet asks again
         }
         self.bring_deadline_forward(shared);
     }
@@ -346,20 +360,37 @@ impl<S: Session> Peer<S> {
         self.session.as_ref().is_some_and(S::is_live)
     }
 
-    pub(crate) fn ensure_session(&mut self, identity: &mut impl Identity<Session = S>, now: Instant) {
-        if self.session.is_some() {
-            return;
+    pub(crate) fn ensure_session(&mut self, identity: &mut S::Identity, now: Instant) -> &mut S {
+        self.session.get_or_insert_with(|| {
+            let config = SessionConfig {
+                peer: self.public_key,
+                preshared_key: self.preshared_key.clone(),
+                index: self.index,
+            };
+            identity.session(config, now)
+        })
+    }
+
+    /// An authenticated datagram of `len` bytes came; `confirms` if it shows that the peer has the newest keys.
+    pub(crate) fn heard(
+        &mut self,
+        len: usize,
+        from: Arrival,
+        confirms: bool,
+        now: Instant,
+        shared: &mut Shared,
+    ) {
+        self.rx_bytes += len as u64;
+        shared.counters.traffic.rx_bytes += len as u64;
+        self.learn_endpoint(from, shared);
+        if confirms {
+            debug!(peer = ?self.public_key, "handshake confirmed");
+            self.last_handshake = Some(now);
         }
-        let config = SessionConfig {
-            peer: self.public_key,
-            preshared_key: self.preshared_key.clone(),
-            index: self.index,
-        };
-        self.session = Some(identity.session(config, now));
     }
 
     /// An authenticated datagram came from there: that is the peer's endpoint now (paper §2.1).
-    pub(crate) fn learn_endpoint(&mut self, from: Arrival, shared: &mut Shared) {
+    fn learn_endpoint(&mut self, from: Arrival, shared: &mut Shared) {
         let local = from.local.filter(|local| {
             let is_broadcast = matches!(local, std::net::IpAddr::V4(v4) if v4.is_broadcast());
             !(is_broadcast || local.is_multicast() || local.is_unspecified())
@@ -390,22 +421,38 @@ impl<S: Session> Peer<S> {
 
     /// Forgets the session: the next packet starts a new handshake, as do packets that wait and a persistent
     /// keepalive at the next [`handle_timeout`](Self::handle_timeout).
-    pub(crate) fn end_session(&mut self, now: Instant) {
-        self.session = None;
+    pub(crate) fn end_session(&mut self, identity: Option<&mut S::Identity>, now: Instant) {
+        self.drop_session(identity, now);
         self.keepalive.hurry(now);
     }
 
+    fn drop_session(&mut self, identity: Option<&mut S::Identity>, now: Instant) {
+        if let (Some(mut session), Some(identity)) = (self.session.take(), identity) {
+            session.end(identity, now);
+        }
+    }
+
     /// The session goes on; the next handshake uses the key.
-    pub(crate) fn set_preshared_key(&mut self, key: Option<PresharedKey>, now: Instant) {
-        if let Some(session) = &mut self.session {
-            session.set_preshared_key(key.clone(), now);
+    pub(crate) fn set_preshared_key(
+        &mut self,
+        identity: Option<&mut S::Identity>,
+        key: Option<PresharedKey>,
+        now: Instant,
+    ) {
+        if let (Some(session), Some(identity)) = (&mut self.session, identity) {
+            session.set_preshared_key(identity, key.clone(), now);
         }
         self.preshared_key = key;
     }
 
     /// Leaves nothing behind that sends, waits or wakes.
-    pub(crate) fn shut_down(&mut self, shared: &mut Shared) {
-        self.session = None;
+    pub(crate) fn shut_down(
+        &mut self,
+        identity: Option<&mut S::Identity>,
+        now: Instant,
+        shared: &mut Shared,
+    ) {
+        self.drop_session(identity, now);
         shared.counters.drops.tx_peer_gone += self.waiting.clear(&mut shared.waiting);
         self.stand_still(shared);
     }

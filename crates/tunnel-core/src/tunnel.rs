@@ -7,15 +7,16 @@ use std::{
 };
 
 use encrypt::{
-    Classified, Identity, MAX_CONTROL_LEN, Opened, PeerIndex, PresharedKey, PrivateKey, PublicKey, Session,
+    DATA_HEADER_LEN, Identity, MAX_CONTROL_LEN, Message, Opened, PeerIndex, PresharedKey, PrivateKey,
+    PublicKey, Session,
 };
 use gso_queue::{DatagramSink, Destination, Ecn};
-use tracing::debug;
 
 use crate::{
     Counters, PeerStatus, TunnelConfig,
     allowed_ips::AllowedIps,
     control,
+    handshakes::Load,
     inner::{self, Inner},
     peer::Peer,
     peer_table::PeerTable,
@@ -63,6 +64,7 @@ pub struct Tunnel<I: Identity> {
     pub(crate) peers: PeerTable<Peer<I::Session>>,
     pub(crate) allowed_ips: AllowedIps,
     pub(crate) shared: Shared,
+    pub(crate) load: Load,
     pub(crate) max_peers: usize,
     /// The interface is; see `link`.
     pub(crate) is_up: bool,
@@ -81,6 +83,7 @@ impl<I: Identity> Tunnel<I> {
             peers: PeerTable::new(),
             allowed_ips: AllowedIps::default(),
             shared: Shared::new(&config),
+            load: Load::new(config.handshakes_per_second),
             max_peers: config.max_peers.min(PeerTable::<Peer<I::Session>>::CAPACITY),
             is_up: true,
             answers: config.icmp_unreachable.then(Answers::default),
@@ -161,43 +164,21 @@ impl<I: Identity> Tunnel<I> {
             self.shared.counters.drops.rx_small_buffer += 1;
             return None;
         }
-        let (index, is_initiation) = self.whose(datagram, from, now, sink)?;
-        let opened = self.open(index, is_initiation, datagram, from, out, now)?;
-        let peer = self.peers.get_mut(index)?;
-        let shared = &mut self.shared;
-        let traffic = &mut shared.counters.traffic;
-
-        if opened == Opened::CookieStored {
-            traffic.cookies_received += 1;
-            return None; // anybody on the path can make one: neither traffic nor a sign of life
+        if self.identity.is_none() {
+            self.shared.counters.drops.rx_no_private_key += 1;
+            return None;
         }
-        peer.rx_bytes += datagram.len() as u64;
-        traffic.rx_bytes += datagram.len() as u64;
-        traffic.initiations_received += u64::from(is_initiation);
-        peer.learn_endpoint(from, shared);
-        if let Opened::Packet { confirms: true, .. }
-        | Opened::Keepalive { confirms: true }
-        | Opened::Reply { confirms: true, .. } = opened
-        {
-            debug!(peer = ?peer.public_key, "handshake confirmed");
-            peer.last_handshake = Some(now);
-        }
-        match opened {
-            Opened::Packet { len, .. } => {
-                peer.after_receiving(now, shared, sink);
-                return self.accept(index, from.ecn, out.get_mut(..len)?);
+        match Message::parse(datagram) {
+            Ok(Message::Data { receiver, .. }) => self.receive_data(receiver, datagram, from, out, now, sink),
+            Ok(message) => {
+                self.receive_handshake(message, datagram, from, now, sink);
+                None
             }
-            Opened::Reply { len, .. } => {
-                let traffic = &mut shared.counters.traffic;
-                traffic.responses_sent += u64::from(is_initiation);
-                traffic.responses_received += u64::from(!is_initiation);
-                traffic.keepalives_sent += u64::from(!is_initiation);
-                let _ = peer.send_control(out.get(..len)?, now, shared, sink); // kept if the sink is full
+            Err(reject) => {
+                self.shared.counters.drops.count(reject);
+                None
             }
-            _ => shared.counters.traffic.keepalives_received += 1,
         }
-        peer.after_receiving(now, shared, sink);
-        None
     }
 
     /// Runs every deadline that has passed. Calling it early or often is harmless.
@@ -312,71 +293,45 @@ impl<I: Identity> Tunnel<I> {
         Ok(())
     }
 
-    /// Which peer a datagram is for, and whether it is an initiation. `None`: it was dropped and counted.
-    fn whose<S: DatagramSink>(
+    fn receive_data<S: DatagramSink>(
         &mut self,
+        receiver: u32,
         datagram: &[u8],
         from: Arrival,
+        out: &mut [u8],
         now: Instant,
         sink: &mut S,
-    ) -> Option<(PeerIndex, bool)> {
-        let Counters { drops, traffic } = &mut self.shared.counters;
-        let Some(identity) = &mut self.identity else {
-            drops.rx_no_private_key += 1;
+    ) -> Option<usize> {
+        let Self { identity: Some(identity), peers, shared, .. } = self else { return None };
+        let drops = &mut shared.counters.drops;
+        let index = identity.peer_of(receiver);
+        let Some((index, peer)) = index.and_then(|index| Some((index, peers.get_mut(index)?))) else {
+            drops.rx_no_session += 1;
             return None;
         };
-        match identity.classify(datagram, from.remote, now) {
-            Ok(Classified::ForPeer(index)) => Some((index, false)),
-            Ok(Classified::Initiation(key)) => {
-                let index = self.peers.find(&key);
-                drops.rx_unknown_peer += u64::from(index.is_none());
-                Some((index?, true))
+        let Some(session) = &mut peer.session else {
+            drops.rx_no_session += 1;
+            return None;
+        };
+        let out = &mut out[..datagram.len()];
+        out.copy_from_slice(datagram);
+        match session.open(identity, out, now) {
+            Ok(Opened::Packet { len, confirms }) => {
+                peer.heard(datagram.len(), from, confirms, now, shared);
+                peer.after_receiving(identity, now, shared, sink);
+                out.copy_within(DATA_HEADER_LEN..DATA_HEADER_LEN + len, 0);
+                self.accept(index, from.ecn, out.get_mut(..len)?)
             }
-            Ok(Classified::CookieReply(reply)) => {
-                drops.rx_under_load += 1;
-                let to = Destination { remote: from.remote, local: from.local, ecn: Ecn::NotEct };
-                // Not kept if the sink is full: we are under load, and the peer will ask again.
-                let sent = control::append(to, &reply, sink).is_ok();
-                traffic.cookies_sent += u64::from(sent);
-                traffic.tx_bytes += if sent { reply.len() as u64 } else { 0 };
-                drops.tx_control_full += u64::from(!sent);
+            Ok(Opened::Keepalive { confirms }) => {
+                peer.heard(datagram.len(), from, confirms, now, shared);
+                shared.counters.traffic.keepalives_received += 1;
+                peer.after_receiving(identity, now, shared, sink);
                 None
             }
             Ok(_) => {
                 drops.rx_other += 1;
                 None
             }
-            Err(reject) => {
-                drops.count(reject);
-                None
-            }
-        }
-    }
-
-    /// Authenticates and decrypts. `None`: the datagram was dropped and counted.
-    fn open(
-        &mut self,
-        index: PeerIndex,
-        is_initiation: bool,
-        datagram: &[u8],
-        from: Arrival,
-        out: &mut [u8],
-        now: Instant,
-    ) -> Option<Opened> {
-        let drops = &mut self.shared.counters.drops;
-        let Some(peer) = self.peers.get_mut(index) else {
-            drops.rx_no_session += 1;
-            return None;
-        };
-        if is_initiation && let Some(identity) = &mut self.identity {
-            peer.ensure_session(identity, now);
-        }
-        let Some(session) = &mut peer.session else {
-            drops.rx_no_session += 1;
-            return None;
-        };
-        match session.open(datagram, out, from.remote, now) {
-            Ok(opened) => Some(opened),
             Err(reject) => {
                 drops.count(reject);
                 None

@@ -50,7 +50,7 @@ impl<I: Identity> Tunnel<I> {
         self.check_peer_count(&update, own_key)?;
 
         if update.replace_peers {
-            self.remove_all_peers();
+            self.remove_all_peers(now);
         }
         if let Some(identity) = new_identity {
             self.change_identity(identity, now);
@@ -97,10 +97,10 @@ impl<I: Identity> Tunnel<I> {
         Ok(())
     }
 
-    fn remove_all_peers(&mut self) {
+    fn remove_all_peers(&mut self, now: Instant) {
         let all: Vec<PublicKey> = self.peers.values().map(|peer| peer.public_key).collect();
         for key in all {
-            self.remove_peer(&key);
+            self.remove_peer(&key, now);
         }
     }
 
@@ -109,26 +109,26 @@ impl<I: Identity> Tunnel<I> {
     /// once more, as after a restart of the program. A peer that turns out to be ourselves is removed.
     fn change_identity(&mut self, identity: Option<(I, PrivateKey)>, now: Instant) {
         let (identity, private_key) = identity.unzip();
-        self.identity = identity;
-        self.private_key = private_key;
-        if let Some(own_key) = self.public_key() {
-            self.remove_peer(&own_key);
+        let has_key = identity.is_some();
+        if let Some(own_key) = identity.as_ref().map(Identity::public_key) {
+            self.remove_peer(&own_key, now);
         }
-        let has_key = self.identity.is_some();
         for peer in self.peers.values_mut() {
             self.shared.control.forget(peer.index);
             if has_key {
-                peer.end_session(now);
+                peer.end_session(self.identity.as_mut(), now);
                 peer.look_at(now, &mut self.shared);
             } else {
-                peer.shut_down(&mut self.shared);
+                peer.shut_down(self.identity.as_mut(), now, &mut self.shared);
             }
         }
+        self.identity = identity;
+        self.private_key = private_key;
     }
 
     fn update_peer(&mut self, update: PeerUpdate, now: Instant) {
         if update.remove {
-            self.remove_peer(&update.public_key);
+            self.remove_peer(&update.public_key, now);
             return;
         }
         let found = self.peers.find(&update.public_key);
@@ -153,7 +153,7 @@ impl<I: Identity> Tunnel<I> {
         if let Some(preshared_key) = update.preshared_key
             && !same_key(peer.preshared_key.as_ref(), preshared_key.as_ref())
         {
-            peer.set_preshared_key(preshared_key, now);
+            peer.set_preshared_key(self.identity.as_mut(), preshared_key, now);
         }
         if let Some(remote) = update.endpoint {
             let was_known = peer.endpoint.is_some();
@@ -177,9 +177,9 @@ impl<I: Identity> Tunnel<I> {
         self.peers.insert(key, |index| Peer::new(index, key, created))
     }
 
-    fn remove_peer(&mut self, key: &PublicKey) {
+    fn remove_peer(&mut self, key: &PublicKey, now: Instant) {
         let Some(mut peer) = self.peers.remove(key) else { return };
-        peer.shut_down(&mut self.shared);
+        peer.shut_down(self.identity.as_mut(), now, &mut self.shared);
         self.shared.endpoints.moved(peer.index, peer.endpoint.map(|endpoint| endpoint.remote), None);
         self.shared.control.forget(peer.index);
         self.allowed_ips.remove_all(peer.index);

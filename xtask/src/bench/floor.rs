@@ -5,14 +5,14 @@
 
 use std::{
     io::{IoSlice, IoSliceMut},
-    net::{SocketAddr, UdpSocket},
+    net::UdpSocket,
     os::fd::AsRawFd,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail, ensure};
 use encrypt::{
-    Classified, DATA_OVERHEAD, INITIATION_LEN, Identity, Opened, PeerIndex, PrivateKey, Session,
+    DATA_OVERHEAD, INITIATION_LEN, Identity, MAX_CONTROL_LEN, Opened, PeerIndex, PrivateKey, Session,
     SessionConfig, boring::BoringIdentity,
 };
 use netlab::{Host, Side, clock};
@@ -118,12 +118,10 @@ fn per_64_kib(times: Vec<Duration>, bytes: usize) -> Result<Duration> {
 /// Sealing and opening a train's worth of full packets.
 fn aead() -> Result<(Duration, Duration)> {
     let now = clock::now();
-    let address: SocketAddr = "192.0.2.1:51820".parse()?;
-    let (mut left, mut right) = connected(address, now)?;
+    let (mut left, mut right, mut identity) = connected(now)?;
     let packet = super_packet(1);
     let packet = &packet[VNET_HEADER_LEN..];
     let mut train = vec![0; TRAIN * DATAGRAM];
-    let mut opened = vec![0; DATAGRAM];
     let (mut seals, mut opens) = (Vec::new(), Vec::new());
     for _ in 0..REPETITIONS {
         let started = clock::now();
@@ -132,8 +130,8 @@ fn aead() -> Result<(Duration, Duration)> {
         }
         seals.push(started.elapsed());
         let started = clock::now();
-        for datagram in train.chunks_exact(DATAGRAM) {
-            match right.open(datagram, &mut opened, address, started)? {
+        for datagram in train.chunks_exact_mut(DATAGRAM) {
+            match right.open(&mut identity, datagram, started)? {
                 Opened::Packet { len, .. } => ensure!(len == PACKET, "a packet of {len} bytes"),
                 other => bail!("{other:?}"),
             }
@@ -145,27 +143,22 @@ fn aead() -> Result<(Duration, Duration)> {
 
 type BoringSession = <BoringIdentity as Identity>::Session;
 
-/// Two sessions that have shaken hands.
-fn connected(address: SocketAddr, now: Instant) -> Result<(BoringSession, BoringSession)> {
+/// Two sessions that have shaken hands, and the identity of the one that opens.
+fn connected(now: Instant) -> Result<(BoringSession, BoringSession, BoringIdentity)> {
     let keys = [[1; 32], [2; 32]].map(PrivateKey::from_bytes);
     let index = PeerIndex::new(1).context("a small index")?;
     let [mut left, mut right] = keys.each_ref().map(|key| BoringIdentity::new(key, now));
     let config = |peer| SessionConfig { peer, preshared_key: None, index };
     let mut left_session = left.session(config(right.public_key()), now);
     let mut right_session = right.session(config(left.public_key()), now);
-    let (mut initiation, mut out) = ([0; INITIATION_LEN], [0; 256]);
-    let len = left_session.initiate(&mut initiation, now).context("no initiation")?;
-    let classified = right.classify(&initiation[..len], address, now)?;
-    ensure!(matches!(classified, Classified::Initiation(_)), "{classified:?}");
-    let response = reply(right_session.open(&initiation[..len], &mut out, address, now)?, &out)?;
-    let confirmation = reply(left_session.open(&response, &mut out, address, now)?, &out)?;
-    right_session.open(&confirmation, &mut out, address, now)?;
-    Ok((left_session, right_session))
-}
-
-fn reply(opened: Opened, out: &[u8]) -> Result<Vec<u8>> {
-    let Opened::Reply { len, .. } = opened else { bail!("{opened:?} instead of a reply") };
-    Ok(out[..len].to_vec())
+    let mut initiation = [0; INITIATION_LEN];
+    left_session.initiate(&mut left, &mut initiation, now).context("no initiation")?;
+    let (_, claim) = right.claim(&initiation)?;
+    let (mut response, mut confirmation) = ([0; MAX_CONTROL_LEN], [0; MAX_CONTROL_LEN]);
+    let len = right_session.answer(&mut right, &initiation, claim, &mut response, now)?;
+    let len = left_session.read_response(&mut left, &response[..len], &mut confirmation, now)?;
+    right_session.open(&mut right, &mut confirmation[..len], now)?;
+    Ok((left_session, right_session, right))
 }
 
 /// Sending a train across a veth pair, and receiving it whole.

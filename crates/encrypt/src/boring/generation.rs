@@ -1,6 +1,6 @@
 //! One of boringtun's states for a peer, and what we know of the sessions in it.
 
-use std::{net::IpAddr, sync::Arc, time::Instant};
+use std::{sync::Arc, time::Instant};
 
 use boringtun::{
     noise::{Tunn, TunnResult, errors::WireGuardError},
@@ -144,11 +144,10 @@ impl Generation {
         &mut self,
         initiation: &[u8],
         out: &mut [u8],
-        from: IpAddr,
         kept: [Option<SessionId>; 2],
     ) -> Result<(u32, usize), Reject> {
         self.make_room(kept);
-        let response = reply(self.tunn.decapsulate(Some(from), initiation, out))?;
+        let response = reply(self.tunn.decapsulate(None, initiation, out))?;
         let index = u32_at(response, 4);
         self.last_index = index;
         self.slots[slot_of(index)] = None; // boringtun has put the new session there
@@ -161,25 +160,15 @@ impl Generation {
     /// # Errors
     /// Also if it answers an older initiation than one that was answered already, which boringtun would take: it would then
     /// seal with the older session, which the peer may have dropped.
-    pub(super) fn read_response(
-        &mut self,
-        response: &[u8],
-        out: &mut [u8],
-        from: IpAddr,
-    ) -> Result<usize, Reject> {
+    pub(super) fn read_response(&mut self, response: &[u8], out: &mut [u8]) -> Result<usize, Reject> {
         let newest = self.initiated.ok_or(Reject::NoSession)?;
-        let len = reply(self.tunn.decapsulate(Some(from), response, out))?.len();
+        let len = reply(self.tunn.decapsulate(None, response, out))?.len();
         self.initiated = (u32_at(response, 8) != newest).then_some(newest);
         Ok(len)
     }
 
-    pub(super) fn read_cookie_reply(
-        &mut self,
-        cookie_reply: &[u8],
-        out: &mut [u8],
-        from: IpAddr,
-    ) -> Result<(), Reject> {
-        match self.tunn.decapsulate(Some(from), cookie_reply, out) {
+    pub(super) fn read_cookie_reply(&mut self, cookie_reply: &[u8]) -> Result<(), Reject> {
+        match self.tunn.decapsulate(None, cookie_reply, &mut [0; MAX_CONTROL_LEN]) {
             TunnResult::Done => Ok(()),
             TunnResult::Err(WireGuardError::InvalidAeadTag) => Err(Reject::BadTag),
             _ => Err(Reject::NoSession),

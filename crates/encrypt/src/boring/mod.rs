@@ -8,7 +8,8 @@
 //!   where it compares them, and never per packet, so sealing and opening read no clock. What it wants to
 //!   send of its own accord is kept for [`Session::handle_timeout`](crate::Session::handle_timeout), never lost;
 //! * never lets boringtun queue a packet, which it would do when asked to encrypt without a session;
-//! * counts handshakes once per device, where boringtun would count per peer, or twice;
+//! * leaves it to the caller what a load is, where boringtun would count per peer, or twice: of its rate limiters one calls
+//!   nothing a load, and another everything;
 //! * starts boringtun's state for a peer (some 10 KiB and a Diffie–Hellman) with the first handshake, so
 //!   that thousands of configured and silent peers cost little;
 //! * changes the pre-shared key of a peer in use, which boringtun cannot: handshakes begin anew with a new state of
@@ -31,12 +32,7 @@ mod noise;
 mod session;
 mod stamps;
 
-use std::{
-    fmt,
-    net::SocketAddr,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{fmt, net::SocketAddr, sync::Arc, time::Instant};
 
 use boringtun::{
     noise::{
@@ -48,20 +44,16 @@ use boringtun::{
 
 pub use self::session::BoringSession;
 use crate::{
-    COOKIE_REPLY_LEN, Classified, Identity, PeerIndex, PrivateKey, PublicKey, Reject, SessionConfig,
-    wire::Message,
+    COOKIE_REPLY_LEN, Identity, PeerIndex, PrivateKey, PublicKey, Reject, SessionConfig, wire::Message,
 };
-
-/// How often the handshake counter is offered a reset. The limiter itself resets once a second by a clock
-/// of its own, so asking exactly once a second could miss every other one by a hair.
-const RESET_INTERVAL: Duration = Duration::from_millis(250);
 
 /// A WireGuard identity with real cryptography.
 pub struct BoringIdentity {
     shared: Arc<Shared>,
-    /// For the whole device: verifies mac1, and answers with cookies under load.
-    limiter: RateLimiter,
-    last_reset: Instant,
+    /// For this one everything is a load: it tells whether mac2 holds, and makes cookie replies.
+    loaded: RateLimiter,
+    /// Where boringtun, which cannot do so in place, opens messages.
+    scratch: Vec<u8>,
 }
 
 /// What all sessions of one identity hold in common.
@@ -73,60 +65,30 @@ struct Shared {
 }
 
 impl BoringIdentity {
-    /// Handshake messages per second above which we are "under load" (§5.3). An answer costs some
-    /// 0.25 ms of CPU time, so this keeps unproven handshakes below a tenth of one core.
-    pub const HANDSHAKES_PER_SECOND: u64 = 400;
-
-    /// Builds the identity with another limit of handshake messages per second. Past it, senders must
-    /// first prove with a cookie that they receive at their address.
-    pub fn with_handshake_limit(private_key: &PrivateKey, per_second: u64, now: Instant) -> Self {
-        let private = private_key.to_x25519();
-        let public = x25519::PublicKey::from(&private);
-        let unlimited = Arc::new(RateLimiter::new(&public, u64::MAX));
-        Self {
-            limiter: RateLimiter::new(&public, per_second),
-            shared: Arc::new(Shared { private, public, unlimited }),
-            last_reset: now,
+    /// Room for what is in a datagram of `len` bytes. boringtun panics on a short one, before it authenticates anything.
+    #[inline]
+    fn scratch(&mut self, len: usize) -> &mut [u8] {
+        if self.scratch.len() < len {
+            self.scratch.resize(len, 0);
         }
-    }
-
-    /// mac1 and, under load, mac2 of a handshake message. `Some` is the cookie reply to answer with.
-    fn check_macs(
-        &mut self,
-        datagram: &[u8],
-        from: SocketAddr,
-        now: Instant,
-    ) -> Result<Option<Classified>, Reject> {
-        if now.saturating_duration_since(self.last_reset) >= RESET_INTERVAL {
-            self.limiter.reset_count();
-            self.last_reset = now;
-        }
-        let mut reply = [0; COOKIE_REPLY_LEN];
-        match self.limiter.verify_packet(Some(from.ip()), datagram, &mut reply) {
-            Ok(_) => Ok(None),
-            Err(TunnResult::WriteToNetwork(_)) => Ok(Some(Classified::CookieReply(reply))),
-            Err(TunnResult::Err(WireGuardError::InvalidMac)) => Err(Reject::BadMac),
-            Err(TunnResult::Err(WireGuardError::UnderLoad)) => Err(Reject::UnderLoad),
-            Err(_) => Err(Reject::Malformed),
-        }
-    }
-
-    /// Costs a Diffie–Hellman: only for datagrams whose macs hold.
-    fn initiator(&self, datagram: &[u8]) -> Result<PublicKey, Reject> {
-        let Ok(Packet::HandshakeInit(initiation)) = Tunn::parse_incoming_packet(datagram) else {
-            return Err(Reject::Malformed);
-        };
-        parse_handshake_anon(&self.shared.private, &self.shared.public, &initiation)
-            .map(|half| PublicKey::from_bytes(half.peer_static_public))
-            .map_err(|_| Reject::BadHandshake)
+        &mut self.scratch[..len]
     }
 }
 
 impl Identity for BoringIdentity {
     type Session = BoringSession;
+    /// boringtun keeps nothing of what it computes for a stranger.
+    type Claim = ();
 
-    fn new(private_key: &PrivateKey, now: Instant) -> Self {
-        Self::with_handshake_limit(private_key, Self::HANDSHAKES_PER_SECOND, now)
+    fn new(private_key: &PrivateKey, _now: Instant) -> Self {
+        let private = private_key.to_x25519();
+        let public = x25519::PublicKey::from(&private);
+        let unlimited = Arc::new(RateLimiter::new(&public, u64::MAX));
+        Self {
+            loaded: RateLimiter::new(&public, 0),
+            shared: Arc::new(Shared { private, public, unlimited }),
+            scratch: Vec::new(),
+        }
     }
 
     fn public_key(&self) -> PublicKey {
@@ -134,20 +96,48 @@ impl Identity for BoringIdentity {
     }
 
     #[inline]
-    fn classify(&mut self, datagram: &[u8], from: SocketAddr, now: Instant) -> Result<Classified, Reject> {
-        match Message::parse(datagram)? {
-            Message::Data { receiver, .. } | Message::CookieReply { receiver } => {
-                Ok(Classified::ForPeer(PeerIndex::from_receiver(receiver)))
-            }
-            Message::Response { receiver, .. } => {
-                let reply = self.check_macs(datagram, from, now)?;
-                Ok(reply.unwrap_or_else(|| Classified::ForPeer(PeerIndex::from_receiver(receiver))))
-            }
-            Message::Initiation { .. } => match self.check_macs(datagram, from, now)? {
-                Some(reply) => Ok(reply),
-                None => self.initiator(datagram).map(Classified::Initiation),
-            },
+    fn peer_of(&self, receiver: u32) -> Option<PeerIndex> {
+        Some(PeerIndex::from_receiver(receiver))
+    }
+
+    fn verify_mac1(&self, datagram: &[u8]) -> Result<(), Reject> {
+        if !Message::parse(datagram)?.has_macs() {
+            return Err(Reject::Malformed);
         }
+        match self.shared.unlimited.verify_packet(None, datagram, &mut []) {
+            Ok(_) => Ok(()),
+            Err(TunnResult::Err(WireGuardError::InvalidMac)) => Err(Reject::BadMac),
+            Err(_) => Err(Reject::Malformed),
+        }
+    }
+
+    /// boringtun binds cookies to the address without the port.
+    fn check_cookie(
+        &mut self,
+        datagram: &[u8],
+        from: SocketAddr,
+        _now: Instant,
+    ) -> Result<Option<[u8; COOKIE_REPLY_LEN]>, Reject> {
+        if !Message::parse(datagram)?.has_macs() {
+            return Err(Reject::Malformed);
+        }
+        let mut reply = [0; COOKIE_REPLY_LEN];
+        match self.loaded.verify_packet(Some(from.ip()), datagram, &mut reply) {
+            Ok(_) => Ok(None),
+            Err(TunnResult::WriteToNetwork(_)) => Ok(Some(reply)),
+            Err(TunnResult::Err(WireGuardError::InvalidMac)) => Err(Reject::BadMac),
+            Err(_) => Err(Reject::Malformed),
+        }
+    }
+
+    fn claim(&self, datagram: &[u8]) -> Result<(PublicKey, ()), Reject> {
+        Message::parse(datagram)?; // boringtun's own may panic
+        let Ok(Packet::HandshakeInit(initiation)) = Tunn::parse_incoming_packet(datagram) else {
+            return Err(Reject::Malformed);
+        };
+        parse_handshake_anon(&self.shared.private, &self.shared.public, &initiation)
+            .map(|half| (PublicKey::from_bytes(half.peer_static_public), ()))
+            .map_err(|_| Reject::BadHandshake)
     }
 
     fn session(&mut self, config: SessionConfig, _now: Instant) -> BoringSession {

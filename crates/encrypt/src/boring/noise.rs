@@ -1,6 +1,6 @@
 //! boringtun's states for one peer: the one that makes and answers handshakes, and those from before it.
 
-use std::{net::IpAddr, sync::Arc, time::Instant};
+use std::{sync::Arc, time::Instant};
 
 use boringtun::noise::errors::WireGuardError;
 
@@ -171,7 +171,6 @@ impl Noise {
         &mut self,
         initiation: &[u8],
         out: &mut [u8],
-        from: IpAddr,
         birth: Birth,
     ) -> Result<usize, Reject> {
         let kept = self.kept();
@@ -179,10 +178,10 @@ impl Noise {
             && let Some(witness) = self.old.iter_mut().find(|generation| generation.serial == witness)
         {
             // Its response is for the old key, and is written over.
-            witness.read_initiation(initiation, out, from, kept)?;
+            witness.read_initiation(initiation, out, kept)?;
         }
         let young = self.start();
-        let (index, len) = young.read_initiation(initiation, out, from, kept)?;
+        let (index, len) = young.read_initiation(initiation, out, kept)?;
         young.store(index, birth);
         self.purge(birth.at);
         Ok(len)
@@ -195,24 +194,18 @@ impl Noise {
         response: &[u8],
         receiver: u32,
         out: &mut [u8],
-        from: IpAddr,
         birth: Birth,
     ) -> Result<(SessionId, usize), Reject> {
         let young = self.young.as_mut().ok_or(Reject::NoSession)?;
-        let len = young.read_response(response, out, from)?;
+        let len = young.read_response(response, out)?;
         young.store(receiver, birth);
         let id = SessionId { generation: young.serial, index: receiver };
         self.purge(birth.at);
         Ok((id, len))
     }
 
-    pub(super) fn read_cookie_reply(
-        &mut self,
-        cookie_reply: &[u8],
-        out: &mut [u8],
-        from: IpAddr,
-    ) -> Result<(), Reject> {
-        self.young.as_mut().ok_or(Reject::NoSession)?.read_cookie_reply(cookie_reply, out, from)
+    pub(super) fn read_cookie_reply(&mut self, cookie_reply: &[u8]) -> Result<(), Reject> {
+        self.young.as_mut().ok_or(Reject::NoSession)?.read_cookie_reply(cookie_reply)
     }
 
     /// See [`Generation::update_timers`].

@@ -67,6 +67,7 @@ pub(super) fn cookie_reply(
 }
 
 /// A handshake initiation, read.
+#[derive(Debug)]
 pub(super) struct Initiation {
     pub(super) sender: u32,
     pub(super) static_key: PublicKey,

@@ -19,12 +19,13 @@ use self::{
     handshake::{Initiation, Local, Macs, Response},
 };
 use crate::{
-    COOKIE_REPLY_LEN, Classified, DATA_OVERHEAD, INITIATION_LEN, Identity, MAX_CONTROL_LEN, Opened,
+    COOKIE_REPLY_LEN, DATA_HEADER_LEN, DATA_OVERHEAD, INITIATION_LEN, Identity, MAX_CONTROL_LEN, Opened,
     PeerIndex, PresharedKey, PrivateKey, PublicKey, REJECT_AFTER_MESSAGES, REKEY_AFTER_MESSAGES,
     RESPONSE_LEN, Reject, SealError, Session, SessionConfig, TimerAction,
     ip::packet_len,
     timers::{Birth, Content, Due, Timers},
-    wire::{Message, TYPE_DATA},
+    transport::DATA_TAG_LEN,
+    wire::{Message, TYPE_DATA, u32_at},
 };
 
 /// Sessions kept at a time, as in boringtun: the slot is the receiver index modulo this.
@@ -34,61 +35,63 @@ const SLOTS: usize = 8;
 #[derive(Debug)]
 pub struct InsecureIdentity {
     public: PublicKey,
-    under_load: bool,
 }
 
-impl InsecureIdentity {
-    /// While true, handshakes without a valid cookie are answered with one.
-    pub const fn set_under_load(&mut self, under_load: bool) {
-        self.under_load = under_load;
-    }
+/// An initiation, read.
+#[derive(Debug)]
+pub struct InsecureClaim(Initiation);
 
-    fn check_macs(
-        &self,
-        datagram: &[u8],
-        sender: u32,
-        from: SocketAddr,
-    ) -> Result<Option<Classified>, Reject> {
+impl InsecureIdentity {
+    fn checked_macs<'a>(&self, datagram: &'a [u8]) -> Result<Macs<'a>, Reject> {
+        if !Message::parse(datagram)?.has_macs() {
+            return Err(Reject::Malformed);
+        }
         let macs = handshake::macs(datagram);
-        check_mac1(&self.public, &macs)?;
-        let cookie = checksum(&[b"cookie", self.public.as_bytes(), from.ip().to_string().as_bytes()]);
-        let proven = macs.mac2 == handshake::mac2(&cookie, macs.before_mac2);
-        let reply = (self.under_load && !proven).then(|| {
-            Classified::CookieReply(handshake::cookie_reply(&self.public, sender, cookie, macs.mac1))
-        });
-        Ok(reply)
+        if macs.mac1 == handshake::mac1(&self.public, macs.before_mac1) {
+            Ok(macs)
+        } else {
+            Err(Reject::BadMac)
+        }
     }
 }
 
 impl Identity for InsecureIdentity {
     type Session = InsecureSession;
+    type Claim = InsecureClaim;
 
     fn new(private_key: &PrivateKey, _now: Instant) -> Self {
-        Self { public: private_key.public_key(), under_load: false }
+        Self { public: private_key.public_key() }
     }
 
     fn public_key(&self) -> PublicKey {
         self.public
     }
 
-    fn classify(&mut self, datagram: &[u8], from: SocketAddr, _now: Instant) -> Result<Classified, Reject> {
-        match Message::parse(datagram)? {
-            Message::Initiation { sender } => {
-                if let Some(reply) = self.check_macs(datagram, sender, from)? {
-                    return Ok(reply);
-                }
-                Initiation::read(datagram, &self.public)
-                    .map(|initiation| Classified::Initiation(initiation.static_key))
-                    .ok_or(Reject::BadHandshake)
-            }
-            Message::Response { sender, receiver } => {
-                let reply = self.check_macs(datagram, sender, from)?;
-                Ok(reply.unwrap_or_else(|| Classified::ForPeer(PeerIndex::from_receiver(receiver))))
-            }
-            Message::CookieReply { receiver } | Message::Data { receiver, .. } => {
-                Ok(Classified::ForPeer(PeerIndex::from_receiver(receiver)))
-            }
-        }
+    fn peer_of(&self, receiver: u32) -> Option<PeerIndex> {
+        Some(PeerIndex::from_receiver(receiver))
+    }
+
+    fn verify_mac1(&self, datagram: &[u8]) -> Result<(), Reject> {
+        self.checked_macs(datagram).map(|_| ())
+    }
+
+    fn check_cookie(
+        &mut self,
+        datagram: &[u8],
+        from: SocketAddr,
+        _now: Instant,
+    ) -> Result<Option<[u8; COOKIE_REPLY_LEN]>, Reject> {
+        let macs = self.checked_macs(datagram)?;
+        let cookie = checksum(&[b"cookie", self.public.as_bytes(), from.ip().to_string().as_bytes()]);
+        let is_proven = macs.mac2 == handshake::mac2(&cookie, macs.before_mac2);
+        let sender = u32_at(datagram, 4);
+        Ok((!is_proven).then(|| handshake::cookie_reply(&self.public, sender, cookie, macs.mac1)))
+    }
+
+    fn claim(&self, datagram: &[u8]) -> Result<(PublicKey, InsecureClaim), Reject> {
+        let Message::Initiation { .. } = Message::parse(datagram)? else { return Err(Reject::Malformed) };
+        let initiation = Initiation::read(datagram, &self.public).ok_or(Reject::BadHandshake)?;
+        Ok((initiation.static_key, InsecureClaim(initiation)))
     }
 
     fn session(&mut self, config: SessionConfig, _now: Instant) -> InsecureSession {
@@ -163,80 +166,6 @@ impl InsecureSession {
         self.timers.keys_agreed(birth.at);
     }
 
-    fn open_initiation(&mut self, datagram: &[u8], out: &mut [u8], now: Instant) -> Result<Opened, Reject> {
-        check_mac1(&self.local.public, &handshake::macs(datagram))?;
-        let initiation = Initiation::read(datagram, &self.local.public).ok_or(Reject::BadHandshake)?;
-        self.local.accept(&initiation)?;
-        let index = self.next_index();
-        let (message, keys) = self.local.respond(&initiation, index);
-        out[..RESPONSE_LEN].copy_from_slice(&message);
-        self.store(
-            index,
-            initiation.sender,
-            Birth { at: now, initiator: false },
-            keys.responder,
-            keys.initiator,
-        );
-        self.timers.received(Content::Handshake, now);
-        self.timers.sent(Content::Handshake, now);
-        Ok(Opened::Reply { len: RESPONSE_LEN, confirms: false })
-    }
-
-    fn open_response(&mut self, datagram: &[u8], out: &mut [u8], now: Instant) -> Result<Opened, Reject> {
-        check_mac1(&self.local.public, &handshake::macs(datagram))?;
-        let response = Response::read(datagram);
-        let keys = self.local.complete(&response)?;
-        let birth = Birth { at: now, initiator: true };
-        self.store(response.receiver, response.sender, birth, keys.initiator, keys.responder);
-        self.confirm(response.receiver, birth);
-        self.timers.received(Content::Handshake, now);
-        // The first message confirms the keys to the responder.
-        let confirmation = &mut out[..DATA_OVERHEAD];
-        self.seal(&[], confirmation, now).map_err(|_| Reject::NoSession)?;
-        Ok(Opened::Reply { len: DATA_OVERHEAD, confirms: true })
-    }
-
-    fn open_data(
-        &mut self,
-        datagram: &[u8],
-        receiver: u32,
-        counter: u64,
-        out: &mut [u8],
-        now: Instant,
-    ) -> Result<Opened, Reject> {
-        let slot = self.slots[slot_of(receiver)]
-            .as_mut()
-            .filter(|slot| slot.index == receiver && slot.birth.is_young(now));
-        let slot = slot.ok_or(Reject::NoSession)?;
-        if counter >= REJECT_AFTER_MESSAGES {
-            return Err(Reject::Replay);
-        }
-        let len = datagram.len() - DATA_OVERHEAD;
-        let (body, tag) = datagram[16..].split_at(len);
-        let plaintext = &mut out[..len];
-        plaintext.copy_from_slice(body);
-        scramble(&slot.receive, counter, plaintext);
-        if tag != checksum(&[&slot.receive, &counter.to_le_bytes(), plaintext]) {
-            return Err(Reject::BadTag);
-        }
-        if !slot.window.accept(counter) {
-            return Err(Reject::Replay);
-        }
-        let birth = slot.birth;
-        let is_other = self.current != Some(receiver);
-        let confirms = self.timers.current().is_none_or(|current| is_other && current.at <= birth.at);
-        if confirms {
-            self.confirm(receiver, birth);
-        }
-        let packet = packet_len(plaintext);
-        self.timers.received(if packet.is_some() { Content::Packet } else { Content::Keepalive }, now);
-        match packet {
-            Some(len) => Ok(Opened::Packet { len, confirms }),
-            None if len == 0 => Ok(Opened::Keepalive { confirms }),
-            None => Err(Reject::NotIp),
-        }
-    }
-
     fn send_initiation(&mut self, out: &mut [u8; INITIATION_LEN], now: Instant) -> usize {
         let index = self.next_index();
         *out = self.local.initiate(index, now);
@@ -247,6 +176,8 @@ impl InsecureSession {
 }
 
 impl Session for InsecureSession {
+    type Identity = InsecureIdentity;
+
     fn is_live(&self) -> bool {
         self.timers.current().is_some()
     }
@@ -279,30 +210,98 @@ impl Session for InsecureSession {
         Ok(())
     }
 
-    fn initiate(&mut self, out: &mut [u8; INITIATION_LEN], now: Instant) -> Option<usize> {
+    fn initiate(
+        &mut self,
+        _identity: &mut InsecureIdentity,
+        out: &mut [u8; INITIATION_LEN],
+        now: Instant,
+    ) -> Option<usize> {
         self.timers.may_initiate(now).then(|| self.send_initiation(out, now))
+    }
+
+    fn answer(
+        &mut self,
+        _identity: &mut InsecureIdentity,
+        _datagram: &[u8],
+        InsecureClaim(initiation): InsecureClaim,
+        out: &mut [u8; MAX_CONTROL_LEN],
+        now: Instant,
+    ) -> Result<usize, Reject> {
+        self.local.accept(&initiation)?;
+        let index = self.next_index();
+        let (message, keys) = self.local.respond(&initiation, index);
+        out[..RESPONSE_LEN].copy_from_slice(&message);
+        let birth = Birth { at: now, initiator: false };
+        self.store(index, initiation.sender, birth, keys.responder, keys.initiator);
+        self.timers.received(Content::Handshake, now);
+        self.timers.sent(Content::Handshake, now);
+        Ok(RESPONSE_LEN)
+    }
+
+    fn read_response(
+        &mut self,
+        _identity: &mut InsecureIdentity,
+        datagram: &[u8],
+        out: &mut [u8; MAX_CONTROL_LEN],
+        now: Instant,
+    ) -> Result<usize, Reject> {
+        let Message::Response { .. } = Message::parse(datagram)? else { return Err(Reject::Malformed) };
+        let response = Response::read(datagram);
+        let keys = self.local.complete(&response)?;
+        let birth = Birth { at: now, initiator: true };
+        self.store(response.receiver, response.sender, birth, keys.initiator, keys.responder);
+        self.confirm(response.receiver, birth);
+        self.timers.received(Content::Handshake, now);
+        // The first message confirms the keys to the responder.
+        let confirmation = &mut out[..DATA_OVERHEAD];
+        self.seal(&[], confirmation, now).map_err(|_| Reject::NoSession)?;
+        Ok(DATA_OVERHEAD)
+    }
+
+    fn read_cookie_reply(&mut self, datagram: &[u8], now: Instant) -> Result<(), Reject> {
+        let Message::CookieReply { .. } = Message::parse(datagram)? else { return Err(Reject::Malformed) };
+        let reply: &[u8; COOKIE_REPLY_LEN] = datagram.first_chunk().ok_or(Reject::Malformed)?;
+        self.local.store_cookie(reply, now)
     }
 
     fn open(
         &mut self,
-        datagram: &[u8],
-        out: &mut [u8],
-        _from: SocketAddr,
+        _identity: &mut InsecureIdentity,
+        datagram: &mut [u8],
         now: Instant,
     ) -> Result<Opened, Reject> {
-        let message = Message::parse(datagram)?;
-        if out.len() < datagram.len().max(MAX_CONTROL_LEN) {
-            return Err(Reject::SmallBuffer);
+        let Message::Data { receiver, counter } = Message::parse(datagram)? else {
+            return Err(Reject::Malformed);
+        };
+        let slot = self.slots[slot_of(receiver)]
+            .as_mut()
+            .filter(|slot| slot.index == receiver && slot.birth.is_young(now));
+        let slot = slot.ok_or(Reject::NoSession)?;
+        if counter >= REJECT_AFTER_MESSAGES {
+            return Err(Reject::Replay);
         }
-        match message {
-            Message::Initiation { .. } => self.open_initiation(datagram, out, now),
-            Message::Response { .. } => self.open_response(datagram, out, now),
-            Message::CookieReply { .. } => {
-                let reply: &[u8; COOKIE_REPLY_LEN] = datagram.first_chunk().ok_or(Reject::Malformed)?;
-                self.local.store_cookie(reply, now)?;
-                Ok(Opened::CookieStored)
-            }
-            Message::Data { receiver, counter } => self.open_data(datagram, receiver, counter, out, now),
+        let (_, rest) = datagram.split_at_mut(DATA_HEADER_LEN);
+        let (plaintext, tag) = rest.split_at_mut(rest.len() - DATA_TAG_LEN);
+        scramble(&slot.receive, counter, plaintext);
+        if *tag != checksum(&[&slot.receive, &counter.to_le_bytes(), plaintext]) {
+            plaintext.fill(0);
+            return Err(Reject::BadTag);
+        }
+        if !slot.window.accept(counter) {
+            return Err(Reject::Replay);
+        }
+        let birth = slot.birth;
+        let is_other = self.current != Some(receiver);
+        let confirms = self.timers.current().is_none_or(|current| is_other && current.at <= birth.at);
+        if confirms {
+            self.confirm(receiver, birth);
+        }
+        let packet = packet_len(plaintext);
+        self.timers.received(if packet.is_some() { Content::Packet } else { Content::Keepalive }, now);
+        match packet {
+            Some(len) => Ok(Opened::Packet { len, confirms }),
+            None if plaintext.is_empty() => Ok(Opened::Keepalive { confirms }),
+            None => Err(Reject::NotIp),
         }
     }
 
@@ -311,18 +310,28 @@ impl Session for InsecureSession {
         self.is_live() && sealing.is_some_and(|slot| slot.sent >= REKEY_AFTER_MESSAGES)
     }
 
-    fn set_preshared_key(&mut self, key: Option<PresharedKey>, now: Instant) {
+    fn set_preshared_key(
+        &mut self,
+        _identity: &mut InsecureIdentity,
+        key: Option<PresharedKey>,
+        now: Instant,
+    ) {
         self.local.set_preshared_key(key.as_ref());
         self.timers.retry_at_once(now);
     }
 
-    fn end(&mut self, _now: Instant) {
+    fn end(&mut self, _identity: &mut InsecureIdentity, _now: Instant) {
         self.local.forget_handshakes();
         self.timers = Timers::default();
         self.slots = Default::default();
     }
 
-    fn handle_timeout(&mut self, out: &mut [u8; MAX_CONTROL_LEN], now: Instant) -> TimerAction {
+    fn handle_timeout(
+        &mut self,
+        _identity: &mut InsecureIdentity,
+        out: &mut [u8; MAX_CONTROL_LEN],
+        now: Instant,
+    ) -> TimerAction {
         while let Some(due) = self.timers.poll(now) {
             match due {
                 Due::Initiate => {
@@ -355,10 +364,6 @@ impl Session for InsecureSession {
     fn poll_timeout(&self) -> Option<Instant> {
         self.timers.poll_timeout()
     }
-}
-
-fn check_mac1(ours: &PublicKey, macs: &Macs<'_>) -> Result<(), Reject> {
-    if macs.mac1 == handshake::mac1(ours, macs.before_mac1) { Ok(()) } else { Err(Reject::BadMac) }
 }
 
 const fn slot_of(index: u32) -> usize {

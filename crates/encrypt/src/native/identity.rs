@@ -45,6 +45,27 @@ pub struct Initiation<'a>(&'a [u8; INITIATION_LEN]);
 #[derive(Clone, Copy, Debug)]
 pub struct Response<'a>(pub(super) &'a [u8; RESPONSE_LEN]);
 
+/// An initiation of which the first half is read: whom it claims to be from. All that the second half needs is in here.
+pub struct Claim(Box<FirstHalf>);
+
+/// Boxed where it is kept, so that its secret stays in one place, where it is wiped.
+struct FirstHalf {
+    /// After es.
+    transcript: Transcript,
+    ephemeral: PublicKey,
+    claimed: PublicKey,
+    /// Still sealed.
+    timestamp: [u8; initiation::TIMESTAMP.end - initiation::TIMESTAMP.start],
+    sender: u32,
+}
+
+impl Claim {
+    /// The public key that the initiation claims to be from.
+    pub const fn public_key(&self) -> PublicKey {
+        self.0.claimed
+    }
+}
+
 impl Response<'_> {
     /// The index of the initiation that it answers.
     pub fn receiver(&self) -> u32 {
@@ -53,6 +74,19 @@ impl Response<'_> {
 }
 
 impl<'a> Addressed<'a> {
+    /// For a datagram whose mac1 was verified before; whoever kept it did not keep this with it.
+    pub(super) fn parse(datagram: &'a [u8]) -> Result<Self, Reject> {
+        match Message::parse(datagram)? {
+            Message::Initiation { .. } => {
+                Ok(Self::Initiation(Initiation(datagram.try_into().map_err(|_| Reject::Malformed)?)))
+            }
+            Message::Response { .. } => {
+                Ok(Self::Response(Response(datagram.try_into().map_err(|_| Reject::Malformed)?)))
+            }
+            _ => Err(Reject::Malformed),
+        }
+    }
+
     fn bytes(self) -> &'a [u8] {
         match self {
             Self::Initiation(Initiation(bytes)) => bytes,
@@ -82,15 +116,7 @@ impl LocalIdentity {
     /// # Errors
     /// [`Reject::Malformed`] if it is no initiation or response, [`Reject::BadMac`] if it is not for us.
     pub fn verify_mac1<'a>(&self, datagram: &'a [u8]) -> Result<Addressed<'a>, Reject> {
-        let addressed = match Message::parse(datagram)? {
-            Message::Initiation { .. } => {
-                Addressed::Initiation(Initiation(datagram.try_into().map_err(|_| Reject::Malformed)?))
-            }
-            Message::Response { .. } => {
-                Addressed::Response(Response(datagram.try_into().map_err(|_| Reject::Malformed)?))
-            }
-            _ => return Err(Reject::Malformed),
-        };
+        let addressed = Addressed::parse(datagram)?;
         if self.receiver.mac1_holds(datagram) { Ok(addressed) } else { Err(Reject::BadMac) }
     }
 
@@ -125,17 +151,16 @@ impl LocalIdentity {
         });
     }
 
-    /// The public key that an initiation claims to be from. Nothing proves it: anybody can claim the key of another.
-    /// [`respond`](Self::respond) finds this out by itself. Costs one Diffie–Hellman.
+    /// Reads whom an initiation claims to be from. Nothing proves it: anybody can claim the key of another. Costs one
+    /// Diffie–Hellman, which [`answer`](Self::answer) does not need again.
     ///
     /// # Errors
     /// [`Reject::BadHandshake`]: it does not decrypt.
-    pub fn claimed_key(&self, message: &Initiation<'_>) -> Result<PublicKey, Reject> {
-        with_clean_stack::<{ wipe::HANDSHAKE }, _>(|| Ok(self.read_static(message)?.2))
+    pub fn claim(&self, message: &Initiation<'_>) -> Result<Claim, Reject> {
+        with_clean_stack::<{ wipe::HANDSHAKE }, _>(|| Ok(Claim(Box::new(self.read_first_half(message)?))))
     }
 
-    /// The first half of an initiation: the transcript so far, the ephemeral and the static key.
-    fn read_static(&self, message: &Initiation<'_>) -> Result<(Transcript, PublicKey, PublicKey), Invalid> {
+    fn read_first_half(&self, message: &Initiation<'_>) -> Result<FirstHalf, Invalid> {
         let message = message.0;
         let ephemeral = public_key_at(message, initiation::EPHEMERAL.start);
         let mut transcript = Transcript::new(&self.public);
@@ -143,25 +168,20 @@ impl LocalIdentity {
         let es = diffie_hellman(&self.private, &ephemeral)?;
         let key = transcript.mix_to_key(es.as_bytes());
         let claimed = PublicKey::from_bytes(transcript.open(&key, &message[initiation::STATIC])?);
-        Ok((transcript, ephemeral, claimed))
+        let mut timestamp = [0; initiation::TIMESTAMP.end - initiation::TIMESTAMP.start];
+        timestamp.copy_from_slice(&message[initiation::TIMESTAMP]);
+        let sender = u32_at(message, initiation::SENDER.start);
+        Ok(FirstHalf { transcript, ephemeral, claimed, timestamp, sender })
     }
 
-    /// Reads an initiation and writes the response to it.
+    /// Reads an initiation and writes the response to it: [`claim`](Self::claim) and [`answer`](Self::answer) in one, for who need
+    /// not decide anything in between. Nothing is allocated before the initiation is authentic.
     ///
     /// `find` is asked who has the public key that the initiation claims, after one Diffie–Hellman and before any
-    /// other; it gives whatever the caller knows the peer by, and the peer's handshakes. `local_index` will be the
-    /// receiver index of the new session.
-    ///
-    /// Gives the session's keys. They are not to be sealed with before the first message on them was committed: until then the
-    /// initiator may not have them (§5.4.6).
+    /// other; it gives whatever the caller knows the peer by, and the peer's handshakes.
     ///
     /// # Errors
-    /// * [`Reject::BadHandshake`]: it is not authentic, or a key in it is of low order.
-    /// * [`Reject::UnknownPeer`]: `find` knows nobody by this key.
-    /// * [`Reject::ReplayedHandshake`]: its timestamp is not newer than the newest of this peer.
-    /// * [`Reject::TooSoon`]: the peer's last initiation was accepted less than 20 ms ago.
-    ///
-    /// Nothing has changed then, and nothing was written.
+    /// [`Reject::UnknownPeer`]: `find` knows nobody by this key. Otherwise those of the two.
     pub fn respond<'p, T>(
         &self,
         message: &Initiation<'_>,
@@ -172,34 +192,77 @@ impl LocalIdentity {
         out: &mut [u8; RESPONSE_LEN],
     ) -> Result<(T, KeyPair), Reject> {
         with_clean_stack::<{ wipe::HANDSHAKE }, _>(|| {
-            let (mut transcript, ephemeral, claimed) = self.read_static(message)?;
-            let message = message.0;
-            let (who, peer) = find(&claimed).ok_or(Reject::UnknownPeer)?;
-            if *peer.public_key() != claimed {
-                return Err(Reject::BadHandshake);
-            }
-            let key = transcript.mix_to_key(peer.static_shared(self)?);
-            let timestamp = transcript.open(&key, &message[initiation::TIMESTAMP])?;
-            peer.accept(Tai64n::from_bytes(timestamp), now)?;
-
-            let remote_index = u32_at(message, initiation::SENDER.start);
-            let own = StaticSecret::random_from_rng(rng);
-            let own_public = public_key(&own);
-            transcript.mix_ephemeral(&own_public);
-            transcript.mix_secret(diffie_hellman(&own, &ephemeral)?.as_bytes());
-            transcript.mix_secret(diffie_hellman(&own, &claimed)?.as_bytes());
-            let key = transcript.mix_preshared_key(peer.preshared_key());
-
-            out[..4].copy_from_slice(&TYPE_RESPONSE.to_le_bytes());
-            out[response::SENDER].copy_from_slice(&local_index.to_le_bytes());
-            out[response::RECEIVER].copy_from_slice(&remote_index.to_le_bytes());
-            out[response::EPHEMERAL].copy_from_slice(own_public.as_bytes());
-            transcript.seal(&key, &[], &mut out[response::EMPTY]);
-            peer.write_macs(out, now);
-
-            let (initiators, responders) = transcript.split();
-            Ok((who, KeyPair::new(local_index, remote_index, &responders, &initiators)))
+            let mut first_half = self.read_first_half(message)?;
+            let (who, peer) = find(&first_half.claimed).ok_or(Reject::UnknownPeer)?;
+            Ok((who, self.write_response(&mut first_half, peer, local_index, now, rng, out)?))
         })
+    }
+
+    /// Authenticates the rest of an initiation and writes the response to it. `local_index` will be the receiver index of the new
+    /// session.
+    ///
+    /// Gives the session's keys. They are not to be sealed with before the first message on them was committed: until then the
+    /// initiator may not have them (§5.4.6).
+    ///
+    /// # Errors
+    /// * [`Reject::BadHandshake`]: it is not authentic, it is not this peer's, or a key in it is of low order.
+    /// * [`Reject::ReplayedHandshake`]: its timestamp is not newer than the newest of this peer.
+    /// * [`Reject::TooSoon`]: the peer's last initiation was accepted less than 20 ms ago.
+    ///
+    /// Nothing has changed then, and nothing was written.
+    pub fn answer(
+        &self,
+        mut claim: Claim,
+        peer: &mut PeerHandshake,
+        local_index: u32,
+        now: Instant,
+        rng: &mut dyn CryptoRngCore,
+        out: &mut [u8; RESPONSE_LEN],
+    ) -> Result<KeyPair, Reject> {
+        with_clean_stack::<{ wipe::HANDSHAKE }, _>(|| {
+            self.write_response(&mut claim.0, peer, local_index, now, rng, out)
+        })
+    }
+
+    fn write_response(
+        &self,
+        first_half: &mut FirstHalf,
+        peer: &mut PeerHandshake,
+        local_index: u32,
+        now: Instant,
+        rng: &mut dyn CryptoRngCore,
+        out: &mut [u8; RESPONSE_LEN],
+    ) -> Result<KeyPair, Reject> {
+        let FirstHalf { transcript, ephemeral, claimed, timestamp, sender: remote_index } = first_half;
+        if peer.public_key() != claimed {
+            return Err(Reject::BadHandshake);
+        }
+        let key = transcript.mix_to_key(peer.static_shared(self)?);
+        let timestamp = transcript.open(&key, timestamp)?;
+        peer.accept(Tai64n::from_bytes(timestamp), now)?;
+
+        let own = StaticSecret::random_from_rng(rng);
+        let own_public = public_key(&own);
+        transcript.mix_ephemeral(&own_public);
+        transcript.mix_secret(diffie_hellman(&own, ephemeral)?.as_bytes());
+        transcript.mix_secret(diffie_hellman(&own, claimed)?.as_bytes());
+        let key = transcript.mix_preshared_key(peer.preshared_key());
+
+        out[..4].copy_from_slice(&TYPE_RESPONSE.to_le_bytes());
+        out[response::SENDER].copy_from_slice(&local_index.to_le_bytes());
+        out[response::RECEIVER].copy_from_slice(&remote_index.to_le_bytes());
+        out[response::EPHEMERAL].copy_from_slice(own_public.as_bytes());
+        transcript.seal(&key, &[], &mut out[response::EMPTY]);
+        peer.write_macs(out, now);
+
+        let (initiators, responders) = transcript.split();
+        Ok(KeyPair::new(local_index, *remote_index, &responders, &initiators))
+    }
+}
+
+impl fmt::Debug for Claim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Claim").field("public_key", &self.0.claimed).finish_non_exhaustive()
     }
 }
 

@@ -11,7 +11,7 @@
 //! * [`IndexTable`] finds whom a datagram is for by its receiver index.
 //!
 //! * [`NativeIdentity`] and [`NativeSession`] put all of this behind [`Identity`](crate::Identity) and
-//!   [`Session`](crate::Session), as tunnels drive them today: on one thread, packet by packet.
+//!   [`Session`](crate::Session), as tunnels drive them.
 //!
 //! A handshake gives a [`KeyPair`](crate::transport::KeyPair). How long that lives, which of several is used, and when
 //! to shake hands again is not decided here.
@@ -66,7 +66,7 @@ pub use rand_core::{CryptoRng, CryptoRngCore, Error as RngError, OsRng, RngCore}
 
 pub use self::{
     backend::NativeIdentity,
-    identity::{Addressed, Initiation, LocalIdentity, Response},
+    identity::{Addressed, Claim, Initiation, LocalIdentity, Response},
     indices::IndexTable,
     peer::{LowOrderKey, PeerHandshake},
     session::NativeSession,

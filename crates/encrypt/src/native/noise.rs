@@ -148,7 +148,7 @@ impl Transcript {
     }
 
     /// The keys of the session (§5.4.5): the one the initiator seals with, and the one the responder does.
-    pub(super) fn split(self) -> (SecretWord, SecretWord) {
+    pub(super) fn split(&self) -> (SecretWord, SecretWord) {
         let first = hmac(&self.chaining_key, &[]);
         let initiators = hmac(&first, &[&[1]]);
         let responders = hmac(&first, &[&*initiators, &[2]]);
@@ -167,8 +167,9 @@ pub(super) mod tests {
 
     use super::*;
     use crate::{
-        INITIATION_LEN, PrivateKey, RESPONSE_LEN, Reject,
-        native::{Addressed, LocalIdentity, PeerHandshake},
+        INITIATION_LEN, Identity, MAX_CONTROL_LEN, PeerIndex, PrivateKey, RESPONSE_LEN, Reject, Session,
+        SessionConfig,
+        native::{Addressed, LocalIdentity, NativeIdentity, PeerHandshake},
         transport::KeyPair,
     };
 
@@ -227,5 +228,28 @@ pub(super) mod tests {
         assert_eq!((keys.is_ok(), cost), (true, 4), "es, ss, ee, se");
         let replayed = computed_in(|| respond(&first, &ours, Some(&mut to_them), now).unwrap_err());
         assert_eq!(replayed, (Reject::ReplayedHandshake, 1), "ss is remembered");
+    }
+
+    #[test]
+    fn es_is_computed_once_though_the_owner_looks_the_peer_up_in_between() {
+        #[expect(clippy::disallowed_methods, reason = "an instant cannot be made otherwise")]
+        let now = Instant::now();
+        let keys = [1, 2].map(|seed| PrivateKey::from_bytes([seed; 32]));
+        let [mut ours, mut theirs] = keys.each_ref().map(|key| NativeIdentity::new(key, now));
+        let config = |peer| SessionConfig { peer, preshared_key: None, index: PeerIndex::MAX };
+        let mut to_us = theirs.session(config(ours.public_key()), now);
+        let mut to_them = ours.session(config(theirs.public_key()), now);
+        let (mut first, mut response) = ([0; INITIATION_LEN], [0; MAX_CONTROL_LEN]);
+        to_us.initiate(&mut theirs, &mut first, now).unwrap();
+
+        assert_eq!(computed_in(|| ours.verify_mac1(&first)), (Ok(()), 0));
+        let from = ([192, 0, 2, 1], 1).into();
+        let (reply, cost) = computed_in(|| ours.check_cookie(&first, from, now).unwrap());
+        assert_eq!((reply.is_some(), cost), (true, 0));
+        let ((key, claim), cost) = computed_in(|| ours.claim(&first).unwrap());
+        assert_eq!((key, cost), (theirs.public_key(), 1), "es");
+        let (answered, cost) =
+            computed_in(|| to_them.answer(&mut ours, &first, claim, &mut response, now).is_ok());
+        assert_eq!((answered, cost), (true, 3), "ss, ee, se");
     }
 }

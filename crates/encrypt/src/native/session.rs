@@ -2,15 +2,10 @@
 
 use std::{
     fmt,
-    net::SocketAddr,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
-use super::{
-    Addressed, PeerHandshake,
-    backend::{Inner, Shared},
-};
+use super::{Addressed, Claim, IndexTable, NativeIdentity, PeerHandshake};
 use crate::{
     DATA_OVERHEAD, INITIATION_LEN, MAX_CONTROL_LEN, Message, Opened, PeerIndex, PresharedKey,
     REKEY_AFTER_MESSAGES, RESPONSE_LEN, Reject, SealError, Session, SessionConfig, TimerAction,
@@ -21,7 +16,6 @@ use crate::{
 
 /// A session with the native cryptography.
 pub struct NativeSession {
-    shared: Arc<Shared>,
     index: PeerIndex,
     handshake: PeerHandshake,
     timers: Timers,
@@ -46,10 +40,9 @@ impl Keys {
 }
 
 impl NativeSession {
-    pub(super) fn new(shared: Arc<Shared>, config: SessionConfig) -> Self {
+    pub(super) fn new(config: SessionConfig) -> Self {
         let SessionConfig { peer, preshared_key, index } = config;
         Self {
-            shared,
             index,
             handshake: PeerHandshake::new(peer, preshared_key.as_ref()),
             timers: Timers::default(),
@@ -60,9 +53,13 @@ impl NativeSession {
     }
 
     /// Writes an initiation, whatever the timers say. `None` if the peer's key is of low order.
-    fn write_initiation(&mut self, out: &mut [u8; INITIATION_LEN], now: Instant) -> Option<usize> {
-        let mut inner = self.shared.lock();
-        let Inner { local, indices, environment } = &mut *inner;
+    fn write_initiation(
+        &mut self,
+        identity: &mut NativeIdentity,
+        out: &mut [u8; INITIATION_LEN],
+        now: Instant,
+    ) -> Option<usize> {
+        let NativeIdentity { local, indices, environment } = identity;
         let rng = &mut *environment.rng;
         let jitter = Duration::from_millis(u64::from(rng.next_u32()) % (MAX_JITTER.as_millis() as u64 + 1));
         // Also if nothing can be written: never try again without a pause.
@@ -75,141 +72,46 @@ impl NativeSession {
         Some(INITIATION_LEN)
     }
 
-    fn open_initiation(&mut self, datagram: &[u8], out: &mut [u8], now: Instant) -> Result<Opened, Reject> {
-        let mut inner = self.shared.lock();
-        let Inner { local, indices, environment } = &mut *inner;
-        let Addressed::Initiation(initiation) = local.verify_mac1(datagram)? else {
-            return Err(Reject::Malformed);
-        };
-        let out = out.first_chunk_mut::<RESPONSE_LEN>().ok_or(Reject::SmallBuffer)?;
-        let rng = &mut *environment.rng;
-        let index = indices.vacant(rng).ok_or(Reject::UnderLoad)?;
-        let handshake = &mut self.handshake;
-        let ours = *handshake.public_key();
-        let find = move |claimed: &_| (*claimed == ours).then_some(((), handshake));
-        let ((), pair) =
-            local.respond(&initiation, find, index, now, rng, out).map_err(|reject| match reject {
-                Reject::UnknownPeer => Reject::BadHandshake, // for a session there is one peer
-                reject => reject,
-            })?;
-        indices.insert(index, self.index);
-        drop(inner);
-        let keys = Keys { pair, birth: Birth { at: now, initiator: false } };
-        let replaced = [self.next.replace(keys), self.previous.take()];
-        self.free(replaced);
-        self.timers.keys_agreed(now);
-        self.timers.received(Content::Handshake, now);
-        self.timers.sent(Content::Handshake, now);
-        Ok(Opened::Reply { len: RESPONSE_LEN, confirms: false })
-    }
-
-    fn open_response(&mut self, datagram: &[u8], out: &mut [u8], now: Instant) -> Result<Opened, Reject> {
-        let mut inner = self.shared.lock();
-        let Addressed::Response(response) = inner.local.verify_mac1(datagram)? else {
-            return Err(Reject::Malformed);
-        };
-        let confirmation = out.get_mut(..DATA_OVERHEAD).ok_or(Reject::SmallBuffer)?;
-        let other = self.handshake.pending().find(|pending| *pending != response.receiver());
-        let pair = self.handshake.read_response(&inner.local, &response)?;
-        let overtaken = other.filter(|other| self.handshake.pending().all(|pending| pending != *other));
-        overtaken.map(|overtaken| inner.indices.remove(overtaken));
-        drop(inner);
-        // The first message shows the peer that we have the keys. New ones have counters, and it fits.
-        let sealed = pair.keys().lease(1).map(|lease| lease.seal_train(confirmation, DATA_OVERHEAD));
-        debug_assert_eq!(sealed, Ok(Ok(())));
-        let birth = Birth { at: now, initiator: true };
-        self.promote(Keys { pair, birth });
-        self.timers.keys_agreed(now);
-        self.timers.received(Content::Handshake, now);
-        self.timers.sent(Content::Keepalive, now);
-        Ok(Opened::Reply { len: DATA_OVERHEAD, confirms: true })
-    }
-
-    fn open_cookie_reply(&mut self, datagram: &[u8], receiver: u32, now: Instant) -> Result<Opened, Reject> {
-        let is_ours = self.keys().any(|keys| keys.index() == receiver)
-            || self.handshake.pending().any(|pending| pending == receiver);
-        if !is_ours {
-            return Err(Reject::NoSession);
-        }
-        self.handshake.read_cookie_reply(datagram, now)?;
-        Ok(Opened::CookieStored)
-    }
-
-    #[inline]
-    fn open_data(
-        &mut self,
-        datagram: &[u8],
-        receiver: u32,
-        out: &mut [u8],
-        now: Instant,
-    ) -> Result<Opened, Reject> {
-        let all = [&mut self.current, &mut self.previous, &mut self.next];
-        let keys = all.into_iter().flatten().find(|keys| keys.index() == receiver);
-        let keys = keys.filter(|keys| keys.birth.is_young(now)).ok_or(Reject::NoSession)?;
-        let out = &mut out[..datagram.len()];
-        out.copy_from_slice(datagram);
-        let opened = keys.pair.keys().open(out)?;
-        let fresh = keys.pair.commit(opened)?;
-
-        let confirms = self.next.as_ref().is_some_and(|next| next.index() == receiver);
-        if confirms && let Some(next) = self.next.take() {
-            self.promote(next);
-        }
-        if fresh.is_keepalive() {
-            self.timers.received(Content::Keepalive, now);
-            return Ok(Opened::Keepalive { confirms });
-        }
-        out.copy_within(fresh.content(), 0);
-        let Some(len) = packet_len(&out[..fresh.content().len()]) else {
-            self.timers.received(Content::Keepalive, now);
-            return Err(Reject::NotIp);
-        };
-        self.timers.received(Content::Packet, now);
-        Ok(Opened::Packet { len, confirms })
-    }
-
     /// These keys seal from now on. What sealed before goes on opening, and so does what the peer may be about to confirm.
-    fn promote(&mut self, keys: Keys) {
+    fn promote(&mut self, keys: Keys, indices: &mut IndexTable<PeerIndex>) {
         self.timers.session_confirmed(keys.birth);
         let sealed_before = self.current.replace(keys);
         let late = match self.next.take() {
             Some(unconfirmed) => [self.previous.replace(unconfirmed), sealed_before],
             None => [std::mem::replace(&mut self.previous, sealed_before), None],
         };
-        self.free(late);
+        free(late, indices);
     }
 
     fn keys(&self) -> impl Iterator<Item = &Keys> {
         [&self.previous, &self.current, &self.next].into_iter().flatten()
     }
 
-    /// Wipes keys, and frees their receiver indices.
-    fn free(&self, keys: [Option<Keys>; 2]) {
-        let mut inner = self.shared.lock();
-        for keys in keys.into_iter().flatten() {
-            inner.indices.remove(keys.index());
-        }
-    }
-
     /// Wipes the handshakes that are out, and frees their indices.
-    fn abandon_handshakes(&mut self) {
-        let mut inner = self.shared.lock();
+    fn abandon_handshakes(&mut self, indices: &mut IndexTable<PeerIndex>) {
         for index in self.handshake.pending() {
-            inner.indices.remove(index);
+            indices.remove(index);
         }
         self.handshake.abandon();
     }
 
     /// Wipes all keys and handshakes.
-    fn forget(&mut self) {
-        let (previous, current, next) = (self.previous.take(), self.current.take(), self.next.take());
-        self.free([previous, current]);
-        self.free([next, None]);
-        self.abandon_handshakes();
+    fn forget(&mut self, indices: &mut IndexTable<PeerIndex>) {
+        free([self.previous.take(), self.current.take(), self.next.take()], indices);
+        self.abandon_handshakes(indices);
+    }
+}
+
+/// Wipes keys, and frees their receiver indices.
+fn free<const N: usize>(keys: [Option<Keys>; N], indices: &mut IndexTable<PeerIndex>) {
+    for keys in keys.into_iter().flatten() {
+        indices.remove(keys.index());
     }
 }
 
 impl Session for NativeSession {
+    type Identity = NativeIdentity;
+
     #[inline]
     fn is_live(&self) -> bool {
         self.timers.current().is_some()
@@ -238,31 +140,107 @@ impl Session for NativeSession {
         Ok(())
     }
 
-    fn initiate(&mut self, out: &mut [u8; INITIATION_LEN], now: Instant) -> Option<usize> {
+    fn initiate(
+        &mut self,
+        identity: &mut NativeIdentity,
+        out: &mut [u8; INITIATION_LEN],
+        now: Instant,
+    ) -> Option<usize> {
         if !self.timers.may_initiate(now) {
             return None;
         }
-        self.write_initiation(out, now)
+        self.write_initiation(identity, out, now)
+    }
+
+    fn answer(
+        &mut self,
+        identity: &mut NativeIdentity,
+        _datagram: &[u8],
+        claim: Claim,
+        out: &mut [u8; MAX_CONTROL_LEN],
+        now: Instant,
+    ) -> Result<usize, Reject> {
+        let NativeIdentity { local, indices, environment } = identity;
+        let out = out.first_chunk_mut::<RESPONSE_LEN>().ok_or(Reject::Malformed)?;
+        let rng = &mut *environment.rng;
+        let index = indices.vacant(rng).ok_or(Reject::UnderLoad)?;
+        let pair = local.answer(claim, &mut self.handshake, index, now, rng, out)?;
+        indices.insert(index, self.index);
+        let keys = Keys { pair, birth: Birth { at: now, initiator: false } };
+        free([self.next.replace(keys), self.previous.take()], indices);
+        self.timers.keys_agreed(now);
+        self.timers.received(Content::Handshake, now);
+        self.timers.sent(Content::Handshake, now);
+        Ok(RESPONSE_LEN)
+    }
+
+    fn read_response(
+        &mut self,
+        identity: &mut NativeIdentity,
+        datagram: &[u8],
+        out: &mut [u8; MAX_CONTROL_LEN],
+        now: Instant,
+    ) -> Result<usize, Reject> {
+        let Addressed::Response(response) = Addressed::parse(datagram)? else {
+            return Err(Reject::Malformed);
+        };
+        let NativeIdentity { local, indices, .. } = identity;
+        let other = self.handshake.pending().find(|pending| *pending != response.receiver());
+        let pair = self.handshake.read_response(local, &response)?;
+        let overtaken = other.filter(|other| self.handshake.pending().all(|pending| pending != *other));
+        overtaken.map(|overtaken| indices.remove(overtaken));
+        // The first message shows the peer that we have the keys. New ones have counters, and it fits.
+        let confirmation = &mut out[..DATA_OVERHEAD];
+        let sealed = pair.keys().lease(1).map(|lease| lease.seal_train(confirmation, DATA_OVERHEAD));
+        debug_assert_eq!(sealed, Ok(Ok(())));
+        let birth = Birth { at: now, initiator: true };
+        self.promote(Keys { pair, birth }, indices);
+        self.timers.keys_agreed(now);
+        self.timers.received(Content::Handshake, now);
+        self.timers.sent(Content::Keepalive, now);
+        Ok(DATA_OVERHEAD)
+    }
+
+    fn read_cookie_reply(&mut self, datagram: &[u8], now: Instant) -> Result<(), Reject> {
+        let Message::CookieReply { receiver } = Message::parse(datagram)? else {
+            return Err(Reject::Malformed);
+        };
+        let is_ours = self.keys().any(|keys| keys.index() == receiver)
+            || self.handshake.pending().any(|pending| pending == receiver);
+        if !is_ours {
+            return Err(Reject::NoSession);
+        }
+        self.handshake.read_cookie_reply(datagram, now)
     }
 
     #[inline]
     fn open(
         &mut self,
-        datagram: &[u8],
-        out: &mut [u8],
-        _from: SocketAddr,
+        identity: &mut NativeIdentity,
+        datagram: &mut [u8],
         now: Instant,
     ) -> Result<Opened, Reject> {
-        let message = Message::parse(datagram)?;
-        if out.len() < datagram.len().max(MAX_CONTROL_LEN) {
-            return Err(Reject::SmallBuffer);
+        let Message::Data { receiver, .. } = Message::parse(datagram)? else { return Err(Reject::Malformed) };
+        let all = [&mut self.current, &mut self.previous, &mut self.next];
+        let keys = all.into_iter().flatten().find(|keys| keys.index() == receiver);
+        let keys = keys.filter(|keys| keys.birth.is_young(now)).ok_or(Reject::NoSession)?;
+        let opened = keys.pair.keys().open(datagram)?;
+        let fresh = keys.pair.commit(opened)?;
+
+        let confirms = self.next.as_ref().is_some_and(|next| next.index() == receiver);
+        if confirms && let Some(next) = self.next.take() {
+            self.promote(next, &mut identity.indices);
         }
-        match message {
-            Message::Data { receiver, .. } => self.open_data(datagram, receiver, out, now),
-            Message::Initiation { .. } => self.open_initiation(datagram, out, now),
-            Message::Response { .. } => self.open_response(datagram, out, now),
-            Message::CookieReply { receiver } => self.open_cookie_reply(datagram, receiver, now),
+        if fresh.is_keepalive() {
+            self.timers.received(Content::Keepalive, now);
+            return Ok(Opened::Keepalive { confirms });
         }
+        let Some(len) = packet_len(&datagram[fresh.content()]) else {
+            self.timers.received(Content::Keepalive, now);
+            return Err(Reject::NotIp);
+        };
+        self.timers.received(Content::Packet, now);
+        Ok(Opened::Packet { len, confirms })
     }
 
     fn wants_rekey(&self) -> bool {
@@ -270,27 +248,32 @@ impl Session for NativeSession {
         sent >= REKEY_AFTER_MESSAGES && self.is_live()
     }
 
-    fn set_preshared_key(&mut self, key: Option<PresharedKey>, now: Instant) {
+    fn set_preshared_key(&mut self, identity: &mut NativeIdentity, key: Option<PresharedKey>, now: Instant) {
         self.handshake.set_preshared_key(key.as_ref());
-        self.abandon_handshakes();
+        self.abandon_handshakes(&mut identity.indices);
         self.timers.retry_at_once(now);
     }
 
-    fn end(&mut self, _now: Instant) {
-        self.forget();
+    fn end(&mut self, identity: &mut NativeIdentity, _now: Instant) {
+        self.forget(&mut identity.indices);
         self.timers = Timers::default();
     }
 
-    fn handle_timeout(&mut self, out: &mut [u8; MAX_CONTROL_LEN], now: Instant) -> TimerAction {
+    fn handle_timeout(
+        &mut self,
+        identity: &mut NativeIdentity,
+        out: &mut [u8; MAX_CONTROL_LEN],
+        now: Instant,
+    ) -> TimerAction {
         loop {
             match self.timers.poll(now) {
                 Some(Due::Initiate) => {
-                    if let Some(len) = self.write_initiation(out, now) {
+                    if let Some(len) = self.write_initiation(identity, out, now) {
                         return TimerAction::Send { len, initiation: true };
                     }
                 }
                 Some(Due::InitiateUnheard) => {
-                    if let Some(len) = self.write_initiation(out, now) {
+                    if let Some(len) = self.write_initiation(identity, out, now) {
                         return TimerAction::SendUnheard { len };
                     }
                 }
@@ -300,11 +283,11 @@ impl Session for NativeSession {
                     }
                 }
                 Some(Due::GaveUp) => {
-                    self.abandon_handshakes();
+                    self.abandon_handshakes(&mut identity.indices);
                     return TimerAction::Expired;
                 }
                 Some(Due::Died) => return TimerAction::Expired,
-                Some(Due::Forget) => self.forget(),
+                Some(Due::Forget) => self.forget(&mut identity.indices),
                 None => return TimerAction::Idle,
             }
         }
@@ -313,13 +296,6 @@ impl Session for NativeSession {
     #[inline]
     fn poll_timeout(&self) -> Option<Instant> {
         self.timers.poll_timeout()
-    }
-}
-
-/// Its indices are others' to have.
-impl Drop for NativeSession {
-    fn drop(&mut self) {
-        self.forget();
     }
 }
 

@@ -7,8 +7,9 @@ use std::{
 };
 
 use encrypt::{
-    Classified, DATA_OVERHEAD, INITIATION_LEN, Identity, MAX_CONTROL_LEN, Opened, PeerIndex, PresharedKey,
-    PrivateKey, Reject, SealError, Session, SessionConfig, TimerAction,
+    COOKIE_REPLY_LEN, DATA_HEADER_LEN, DATA_OVERHEAD, INITIATION_LEN, Identity, MAX_CONTROL_LEN, Message,
+    Opened, PeerIndex, PresharedKey, PrivateKey, PublicKey, Reject, SealError, Session, SessionConfig,
+    TimerAction,
 };
 
 /// The one real clock reading of a test; everything else is an offset from it.
@@ -39,6 +40,43 @@ pub struct Endpoint<I: Identity> {
     pub session: I::Session,
     /// Where this endpoint's datagrams come from.
     pub address: SocketAddr,
+    pub under_load: bool,
+}
+
+/// Whom a datagram is for, before any session has seen it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Classified {
+    Initiation(PublicKey),
+    ForPeer(PeerIndex),
+    CookieReply([u8; COOKIE_REPLY_LEN]),
+}
+
+/// As the owner of an identity finds it out, step by step.
+pub fn classify<I: Identity>(
+    identity: &mut I,
+    datagram: &[u8],
+    from: SocketAddr,
+    under_load: bool,
+    now: Instant,
+) -> Result<Classified, Reject> {
+    let message = Message::parse(datagram)?;
+    if message.has_macs() {
+        identity.verify_mac1(datagram)?;
+    }
+    if message.has_macs()
+        && under_load
+        && let Some(reply) = identity.check_cookie(datagram, from, now)?
+    {
+        return Ok(Classified::CookieReply(reply));
+    }
+    match message {
+        Message::Initiation { .. } => identity.claim(datagram).map(|(key, _)| Classified::Initiation(key)),
+        Message::Response { receiver, .. }
+        | Message::CookieReply { receiver }
+        | Message::Data { receiver, .. } => {
+            identity.peer_of(receiver).map(Classified::ForPeer).ok_or(Reject::NoSession)
+        }
+    }
 }
 
 /// What an endpoint made of a datagram.
@@ -63,30 +101,79 @@ impl Received {
 }
 
 impl<I: Identity> Endpoint<I> {
-    pub fn receive(&mut self, datagram: &[u8], from: SocketAddr, now: Instant) -> Received {
-        match self.identity.classify(datagram, from, now) {
-            Ok(Classified::CookieReply(reply)) => return Received::CookieReply(reply.to_vec()),
-            Ok(_) => {}
-            Err(reject) => return Received::Rejected(reject),
-        }
-        self.open(datagram, from, now)
+    pub fn classify(
+        &mut self,
+        datagram: &[u8],
+        from: SocketAddr,
+        now: Instant,
+    ) -> Result<Classified, Reject> {
+        classify(&mut self.identity, datagram, from, self.under_load, now)
     }
 
-    pub fn open(&mut self, datagram: &[u8], from: SocketAddr, now: Instant) -> Received {
-        let mut out = vec![0xaa; datagram.len().max(MAX_CONTROL_LEN)];
-        match self.session.open(datagram, &mut out, from, now) {
-            Ok(Opened::Packet { len, .. }) => Received::Packet(out[..len].to_vec()),
-            Ok(Opened::Keepalive { .. }) => Received::Keepalive,
-            Ok(Opened::Reply { len, .. }) => Received::Reply(out[..len].to_vec()),
-            Ok(Opened::CookieStored) => Received::CookieStored,
-            Ok(other) => panic!("unknown outcome {other:?}"),
+    pub fn receive(&mut self, datagram: &[u8], from: SocketAddr, now: Instant) -> Received {
+        match self.classify(datagram, from, now) {
+            Ok(Classified::CookieReply(reply)) => Received::CookieReply(reply.to_vec()),
+            Ok(_) => self.open(datagram, now),
             Err(reject) => Received::Rejected(reject),
         }
     }
 
+    /// Straight to the session, whosever it is.
+    pub fn open(&mut self, datagram: &[u8], now: Instant) -> Received {
+        self.try_open(datagram, now).unwrap_or_else(Received::Rejected)
+    }
+
+    fn try_open(&mut self, datagram: &[u8], now: Instant) -> Result<Received, Reject> {
+        let Self { identity, session, .. } = self;
+        let message = Message::parse(datagram)?;
+        if message.has_macs() {
+            identity.verify_mac1(datagram)?;
+        }
+        let mut out = [0xaa; MAX_CONTROL_LEN];
+        let reply = |out: &[u8]| Ok(Received::Reply(out.to_vec()));
+        match message {
+            Message::Initiation { .. } => {
+                let (_, claim) = identity.claim(datagram)?;
+                let len = session.answer(identity, datagram, claim, &mut out, now)?;
+                reply(&out[..len])
+            }
+            Message::Response { .. } => {
+                let len = session.read_response(identity, datagram, &mut out, now)?;
+                reply(&out[..len])
+            }
+            Message::CookieReply { .. } => {
+                session.read_cookie_reply(datagram, now).map(|()| Received::CookieStored)
+            }
+            Message::Data { .. } => {
+                let mut datagram = datagram.to_vec();
+                match session.open(identity, &mut datagram, now)? {
+                    Opened::Packet { len, .. } => {
+                        Ok(Received::Packet(datagram[DATA_HEADER_LEN..][..len].to_vec()))
+                    }
+                    Opened::Keepalive { .. } => Ok(Received::Keepalive),
+                    other => panic!("unknown outcome {other:?}"),
+                }
+            }
+        }
+    }
+
+    pub fn set_preshared_key(&mut self, key: Option<PresharedKey>, now: Instant) {
+        self.session.set_preshared_key(&mut self.identity, key, now);
+    }
+
+    pub fn end(&mut self, now: Instant) {
+        self.session.end(&mut self.identity, now);
+    }
+
+    /// As if it had just been told of its peer.
+    pub fn renew_session(&mut self, config: SessionConfig, now: Instant) {
+        self.end(now);
+        self.session = self.identity.session(config, now);
+    }
+
     pub fn initiate(&mut self, now: Instant) -> Option<Vec<u8>> {
         let mut out = [0; INITIATION_LEN];
-        let len = self.session.initiate(&mut out, now)?;
+        let len = self.session.initiate(&mut self.identity, &mut out, now)?;
         Some(out[..len].to_vec())
     }
 
@@ -101,7 +188,7 @@ impl<I: Identity> Endpoint<I> {
         let mut expired = 0;
         for _ in 0..16 {
             let mut out = [0; MAX_CONTROL_LEN];
-            match self.session.handle_timeout(&mut out, now) {
+            match self.session.handle_timeout(&mut self.identity, &mut out, now) {
                 TimerAction::Send { len, initiation } => {
                     assert_eq!(initiation, out[0] == 1, "the flag tells what the message is");
                     sent.push(out[..len].to_vec());
@@ -147,9 +234,13 @@ impl<I: Identity> Pair<I> {
         };
         let session_a = a.session(config(key_b, psk_a, 0x00ab_cdef), now);
         let session_b = b.session(config(key_a, psk_b, 7), now);
+        let endpoint = |identity, session, address: &str| {
+            let address = address.parse().unwrap();
+            Endpoint { identity, session, address, under_load: false }
+        };
         Self {
-            a: Endpoint { identity: a, session: session_a, address: "192.0.2.1:1000".parse().unwrap() },
-            b: Endpoint { identity: b, session: session_b, address: "[2001:db8::2]:2000".parse().unwrap() },
+            a: endpoint(a, session_a, "192.0.2.1:1000"),
+            b: endpoint(b, session_b, "[2001:db8::2]:2000"),
             now,
         }
     }

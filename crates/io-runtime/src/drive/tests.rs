@@ -164,7 +164,8 @@ fn what_a_failed_receive_left_behind_is_received_though_nothing_else_happens() {
     let index = PeerIndex::new(1).unwrap();
     let peer = SessionConfig { peer: ours, preshared_key: None, index };
     let mut initiation = [0; INITIATION_LEN];
-    NativeIdentity::new(&keys[1], now).session(peer, now).initiate(&mut initiation, now).unwrap();
+    let mut identity = NativeIdentity::new(&keys[1], now);
+    identity.session(peer, now).initiate(&mut identity, &mut initiation, now).unwrap();
     let socket = std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     socket.set_read_timeout(Some(LIMIT)).unwrap();
     deaf.store(true, Relaxed);

@@ -32,6 +32,11 @@ impl Sum {
         Self(u64::from(value.to_be()))
     }
 
+    /// One 32-bit field in network order.
+    pub(crate) fn of_u32(value: u32) -> Self {
+        Self(u64::from(value.to_be()))
+    }
+
     pub(crate) fn plus(self, other: Self) -> Self {
         Self(self.0 + other.0)
     }

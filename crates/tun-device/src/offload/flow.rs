@@ -18,17 +18,19 @@ pub(super) enum Packet {
     Other,
 }
 
-/// Source and destination address.
+/// Source and destination address: as integers, which are compared in registers. Bytes would be put together in memory
+/// and read back at once as wider words, for which the processor waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Hosts {
     version: Version,
-    addresses: [u8; 32],
+    source: u128,
+    destination: u128,
 }
 
 /// A transport flow in one direction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct FlowKey {
-    ports: [u8; 4],
+    ports: u32,
     protocol: Protocol,
     pub(super) hosts: Hosts,
 }
@@ -90,7 +92,7 @@ pub(super) fn classify(packet: &[u8], merges: impl FnOnce(Protocol) -> bool) -> 
     let Some(ports) = packet.get(transport..).and_then(|rest| rest.first_chunk::<4>()) else {
         return Packet::Hosts(hosts);
     };
-    let key = FlowKey { ports: *ports, protocol, hosts };
+    let key = FlowKey { ports: u32::from_ne_bytes(*ports), protocol, hosts };
     if !merges(protocol) || !has_plain_ip_header(packet, &header, transport) {
         return Packet::Alone(key);
     }
@@ -131,13 +133,11 @@ pub(super) fn same_headers(a: &[u8], b: &[u8], segment: &Segment) -> bool {
 
 impl Hosts {
     fn of(packet: &[u8], version: Version) -> Self {
-        let mut padded = [0; 32];
-        match version {
-            // Copies of known length are single moves.
-            Version::V4 => padded[..8].copy_from_slice(&packet[12..20]),
-            Version::V6 => padded.copy_from_slice(&packet[8..40]),
-        }
-        Self { version, addresses: padded }
+        let (source, destination) = match version {
+            Version::V4 => (ip::be32(packet, 12).into(), ip::be32(packet, 16).into()),
+            Version::V6 => (ip::be128(packet, 8), ip::be128(packet, 24)),
+        };
+        Self { version, source, destination }
     }
 }
 

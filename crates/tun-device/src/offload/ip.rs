@@ -110,6 +110,21 @@ pub(crate) fn write_total_len(packet: &mut [u8], version: Version, total_len: us
     }
 }
 
+/// Zeroes what differs from packet to packet of a train: length, identification and checksum. Gives the identification.
+pub(crate) fn take_variable_fields(header: &mut [u8], version: Version) -> u16 {
+    match version {
+        Version::V4 => {
+            take16(header, 2);
+            take16(header, 10);
+            take16(header, 4)
+        }
+        Version::V6 => {
+            take16(header, 4);
+            0
+        }
+    }
+}
+
 /// The pseudo-header of TCP and UDP (RFC 9293 §3.1, RFC 8200 §8.1). A transport length is < 65,536 here, so
 /// the two versions' layouts sum alike.
 pub(crate) fn pseudo_header(packet: &[u8], version: Version, protocol: u8, transport_len: usize) -> Sum {
@@ -126,12 +141,33 @@ pub(crate) fn be32(bytes: &[u8], at: usize) -> u32 {
     u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
 }
 
+pub(crate) fn be128(bytes: &[u8], at: usize) -> u128 {
+    u128::from(be64(bytes, at)) << 64 | u128::from(be64(bytes, at + 8))
+}
+
+fn be64(bytes: &[u8], at: usize) -> u64 {
+    u64::from(be32(bytes, at)) << 32 | u64::from(be32(bytes, at + 4))
+}
+
 pub(crate) fn put16(bytes: &mut [u8], at: usize, value: u16) {
     bytes[at..at + 2].copy_from_slice(&value.to_be_bytes());
 }
 
 pub(crate) fn put32(bytes: &mut [u8], at: usize, value: u32) {
     bytes[at..at + 4].copy_from_slice(&value.to_be_bytes());
+}
+
+/// Reads a field and leaves zeros.
+pub(crate) fn take16(bytes: &mut [u8], at: usize) -> u16 {
+    let value = be16(bytes, at);
+    put16(bytes, at, 0);
+    value
+}
+
+pub(crate) fn take32(bytes: &mut [u8], at: usize) -> u32 {
+    let value = be32(bytes, at);
+    put32(bytes, at, 0);
+    value
 }
 
 fn ipv6_transport(packet: &[u8]) -> Option<(u8, usize)> {

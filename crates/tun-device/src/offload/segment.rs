@@ -62,9 +62,17 @@ pub(super) struct Train {
     protocol: u8,
     /// Where the transport header starts in each packet.
     transport: usize,
-    /// The first packet's headers; both checksums are zero.
+    /// The first packet's headers. What differs from packet to packet is zero: lengths, IPv4's identification, TCP's
+    /// sequence number and flags, and the checksums.
     headers: [u8; MAX_HEADERS],
     header_len: usize,
+    /// Sums of what is the same in all of them: each packet's checksums need only its own fields and its payload.
+    ip_sum: Sum,
+    transport_sum: Sum,
+    id: u16,
+    sequence: u32,
+    /// TCP's data offset and flags.
+    flags: u16,
     /// Payload bytes of every packet but the last.
     segment_len: usize,
     /// Payload bytes of all.
@@ -148,14 +156,30 @@ impl Train {
             return Err(Malformed::BadTransport);
         }
         let mut headers = [0; MAX_HEADERS];
-        headers[..header_len].copy_from_slice(&packet[..header_len]);
-        headers[transport + checksum_offset(protocol)..][..2].fill(0);
+        let template = &mut headers[..header_len];
+        template.copy_from_slice(&packet[..header_len]);
+        let id = ip::take_variable_fields(template, ip.version);
+        let (ip_header, transport_header) = template.split_at_mut(transport);
+        transport_header[checksum_offset(protocol)..][..2].fill(0);
+        let (sequence, flags) = match protocol {
+            TCP => (ip::take32(transport_header, 4), ip::take16(transport_header, TCP_FLAGS)),
+            _ => (0, 0),
+        };
+        if protocol == UDP {
+            ip::take16(transport_header, UDP_LEN);
+        }
+        let pseudo = ip::pseudo_header(ip_header, ip.version, protocol, 0);
         Ok(Self {
             version: ip.version,
             protocol,
             transport,
+            ip_sum: Sum::of(ip_header),
+            transport_sum: pseudo.plus(Sum::of(transport_header)),
             headers,
             header_len,
+            id,
+            sequence,
+            flags,
             segment_len: usize::from(virtio.gso_size),
             payload_len: packet.len() - header_len,
             done: 0,
@@ -172,32 +196,40 @@ impl Train {
         let total_len = packet.len();
         ip::write_total_len(packet, self.version, total_len);
         if self.version == Version::V4 {
-            let id = ip::be16(&self.headers, 4).wrapping_add(self.index as u16);
+            let id = self.id.wrapping_add(self.index as u16);
             ip::put16(packet, 4, id);
-            let header_len = usize::from(packet[0] & 0xf) * 4;
-            ip::write_ipv4_checksum(&mut packet[..header_len]);
+            let sum = self.ip_sum.plus(Sum::of_u16(total_len as u16)).plus(Sum::of_u16(id));
+            packet[10..12].copy_from_slice(&sum.checksum());
         }
-        let is_first = self.done == 0;
-        let is_last = self.done + payload_len == self.payload_len;
-        let transport = &mut packet[self.transport..];
-        if self.protocol == TCP {
-            let sequence = ip::be32(transport, 4).wrapping_add(self.done as u32);
+        let (headers, payload) = packet.split_at_mut(self.header_len);
+        let transport = &mut headers[self.transport..];
+        let transport_len = (total_len - self.transport) as u16;
+        let fields = if self.protocol == TCP {
+            let sequence = self.sequence.wrapping_add(self.done as u32);
+            let flags = self.flags_of(payload_len);
             ip::put32(transport, 4, sequence);
-            let on_first_only = if is_first { 0 } else { tcp_flags::CWR };
-            let on_last_only = if is_last { 0 } else { tcp_flags::FIN | tcp_flags::PSH };
-            transport[13] &= !(on_first_only | on_last_only);
+            ip::put16(transport, TCP_FLAGS, flags);
+            Sum::of_u32(sequence).plus(Sum::of_u16(flags))
         } else {
-            let len = transport.len() as u16;
-            ip::put16(transport, 4, len);
-        }
-        let pseudo = ip::pseudo_header(packet, self.version, self.protocol, total_len - self.transport);
-        let checksum = pseudo.plus(Sum::of(&packet[self.transport..])).checksum();
-        let at = self.transport + checksum_offset(self.protocol);
-        packet[at..at + 2].copy_from_slice(&never_zero_for_udp(checksum, checksum_offset(self.protocol)));
+            ip::put16(transport, UDP_LEN, transport_len);
+            Sum::of_u16(transport_len)
+        };
+        let sum = self.transport_sum.plus(Sum::of_u16(transport_len)).plus(fields).plus(Sum::of(payload));
+        let offset = checksum_offset(self.protocol);
+        transport[offset..][..2].copy_from_slice(&never_zero_for_udp(sum.checksum(), offset));
 
         self.done += payload_len;
         self.index += 1;
         total_len
+    }
+
+    /// The TCP flags of the next packet, which has so many bytes of payload.
+    fn flags_of(&self, payload_len: usize) -> u16 {
+        let is_first = self.done == 0;
+        let is_last = self.done + payload_len == self.payload_len;
+        let on_first_only = if is_first { 0 } else { tcp_flags::CWR };
+        let on_last_only = if is_last { 0 } else { tcp_flags::FIN | tcp_flags::PSH };
+        self.flags & !u16::from(on_first_only | on_last_only)
     }
 }
 
@@ -207,6 +239,9 @@ pub(super) const fn checksum_offset(protocol: u8) -> usize {
 }
 
 const UDP_CHECKSUM_OFFSET: usize = 6;
+/// Where UDP keeps its length, and TCP its data offset and flags, from the start of their header.
+const UDP_LEN: usize = 4;
+const TCP_FLAGS: usize = 12;
 
 fn transport_header_len(packet: &[u8], protocol: u8, transport: usize) -> Result<usize, Malformed> {
     if protocol == UDP {

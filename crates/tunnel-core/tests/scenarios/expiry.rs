@@ -7,6 +7,7 @@ use crate::world::{A, B, Kind, World, kinds, on_every_backend, ping, seconds};
 on_every_backend! {
     the_first_packet_after_a_sleep_survives_the_handshake_that_was_under_way,
     an_unanswered_handshake_is_retried_then_given_up_with_what_waited,
+    a_packet_right_after_a_handshake_was_given_up_waits_its_turn_and_is_not_lost,
     a_packet_after_a_long_silence_starts_a_new_session_and_is_not_lost,
     a_peer_that_restarted_is_found_again,
     a_handshake_that_is_given_up_leaves_a_young_session_alone,
@@ -29,6 +30,21 @@ fn an_unanswered_handshake_is_retried_then_given_up_with_what_waited<I: Identity
     world.send(A, &ping(A, B, 3));
     world.settle();
     assert_eq!(world.nodes[B].delivered, [ping(A, B, 3)]);
+}
+
+/// No two initiations are less than 5 s apart (§6.1), and the last try may be more recent than that.
+fn a_packet_right_after_a_handshake_was_given_up_waits_its_turn_and_is_not_lost<I: Identity>() {
+    for moments in [0, 1, 3, 4] {
+        let mut world: World<I> = World::pair();
+        world.nodes[B].unplugged = true;
+        world.send(A, &ping(A, B, 1));
+        world.drive(REKEY_ATTEMPT_TIME + seconds(moments));
+        assert_eq!(world.nodes[A].drops(), [("tx_handshake_expired", 1)]);
+        world.nodes[B].unplugged = false;
+        world.send(A, &ping(A, B, 2));
+        world.drive(REKEY_TIMEOUT);
+        assert_eq!(world.nodes[B].delivered, [ping(A, B, 2)], "{moments} s after");
+    }
 }
 
 fn a_packet_after_a_long_silence_starts_a_new_session_and_is_not_lost<I: Identity>() {

@@ -6,11 +6,15 @@ use std::{
 };
 
 use encrypt::{
-    Classified, Identity, PrivateKey, PublicKey, Reject, SessionConfig,
-    native::{CryptoRng, Environment, NativeIdentity, NativeSession, RngCore},
+    COOKIE_REPLY_LEN, INITIATION_LEN, Identity, MAX_CONTROL_LEN, Opened, PeerIndex, PresharedKey, PrivateKey,
+    PublicKey, Reject, SealError, Session, SessionConfig, TimerAction,
+    native::{Claim, CryptoRng, Environment, NativeIdentity, NativeSession, RngCore},
 };
 
-use crate::world::START;
+use crate::{
+    probe::{as_the_identity_within, as_the_session_within},
+    world::START,
+};
 
 /// What the wall clock shows at [`START`].
 const START_OF_TIME: Duration = Duration::from_secs(1_700_000_000);
@@ -18,8 +22,11 @@ const START_OF_TIME: Duration = Duration::from_secs(1_700_000_000);
 /// [`NativeIdentity`] with nothing from outside the simulation.
 pub(crate) struct Simulated(NativeIdentity);
 
+/// A session of [`Simulated`].
+pub(crate) struct SimulatedSession(NativeSession);
+
 impl Identity for Simulated {
-    type Session = NativeSession;
+    type Session = SimulatedSession;
 
     fn new(private_key: &PrivateKey, now: Instant) -> Self {
         let since_start = |now: Instant| now.saturating_duration_since(*START);
@@ -31,20 +38,30 @@ impl Identity for Simulated {
             rng: Box::new(SplitMix(seed)),
             wall: Box::new(move |now| SystemTime::UNIX_EPOCH + START_OF_TIME + since_start(now)),
         };
-        Self(NativeIdentity::with(private_key, NativeIdentity::HANDSHAKES_PER_SECOND, environment, now))
+        Self(NativeIdentity::with(private_key, environment))
     }
 
-    fn public_key(&self) -> PublicKey {
-        self.0.public_key()
+    fn session(&mut self, config: SessionConfig, now: Instant) -> SimulatedSession {
+        SimulatedSession(self.0.session(config, now))
     }
 
-    fn classify(&mut self, datagram: &[u8], from: SocketAddr, now: Instant) -> Result<Classified, Reject> {
-        self.0.classify(datagram, from, now)
+    as_the_identity_within!(Claim);
+}
+
+impl SimulatedSession {
+    const fn called(&self) -> &NativeSession {
+        &self.0
     }
 
-    fn session(&mut self, config: SessionConfig, now: Instant) -> NativeSession {
-        self.0.session(config, now)
+    const fn called_mut(&mut self) -> &mut NativeSession {
+        &mut self.0
     }
+
+    const fn before_sealing(&self) {}
+}
+
+impl Session for SimulatedSession {
+    as_the_session_within!(Simulated, Claim);
 }
 
 struct SplitMix(u64);

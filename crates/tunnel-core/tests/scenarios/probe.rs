@@ -4,15 +4,14 @@
 use std::{cell::Cell, net::SocketAddr, time::Instant};
 
 use encrypt::{
-    Classified, INITIATION_LEN, Identity, MAX_CONTROL_LEN, Opened, PresharedKey, PrivateKey, PublicKey,
-    Reject, SealError, Session, SessionConfig, TimerAction,
-    deterministic::{InsecureIdentity, InsecureSession},
+    COOKIE_REPLY_LEN, INITIATION_LEN, Identity, MAX_CONTROL_LEN, Opened, PeerIndex, PresharedKey, PrivateKey,
+    PublicKey, Reject, SealError, Session, SessionConfig, TimerAction,
+    deterministic::{InsecureClaim, InsecureIdentity, InsecureSession},
 };
 
 thread_local! {
     static CALLS: Cell<u64> = const { Cell::new(0) };
     static SESSIONS: Cell<u64> = const { Cell::new(0) };
-    static UNDER_LOAD: Cell<bool> = const { Cell::new(false) };
     static MESSAGES_SENT: Cell<Option<u64>> = const { Cell::new(None) };
 }
 
@@ -26,11 +25,6 @@ pub(crate) fn sessions() -> u64 {
     SESSIONS.get()
 }
 
-/// From now on every identity on this thread is under load, or not.
-pub(crate) fn set_under_load(under_load: bool) {
-    UNDER_LOAD.set(under_load);
-}
-
 /// The next session that seals believes it has sent this many messages.
 pub(crate) fn set_messages_sent(messages: u64) {
     MESSAGES_SENT.set(Some(messages));
@@ -40,6 +34,127 @@ pub(crate) struct ProbeIdentity(InsecureIdentity);
 
 pub(crate) struct ProbeSession(InsecureSession);
 
+/// Hands the methods of a wrapped identity on to it.
+macro_rules! as_the_identity_within {
+    ($claim:ty) => {
+        type Claim = $claim;
+
+        fn public_key(&self) -> PublicKey {
+            self.0.public_key()
+        }
+
+        fn peer_of(&self, receiver: u32) -> Option<PeerIndex> {
+            self.0.peer_of(receiver)
+        }
+
+        fn verify_mac1(&self, datagram: &[u8]) -> Result<(), Reject> {
+            self.0.verify_mac1(datagram)
+        }
+
+        fn check_cookie(
+            &mut self,
+            datagram: &[u8],
+            from: SocketAddr,
+            now: Instant,
+        ) -> Result<Option<[u8; COOKIE_REPLY_LEN]>, Reject> {
+            self.0.check_cookie(datagram, from, now)
+        }
+
+        fn claim(&self, datagram: &[u8]) -> Result<(PublicKey, $claim), Reject> {
+            self.0.claim(datagram)
+        }
+    };
+}
+
+/// Hands the methods of a wrapped session on to it.
+macro_rules! as_the_session_within {
+    ($identity:ty, $claim:ty) => {
+        type Identity = $identity;
+
+        fn is_live(&self) -> bool {
+            self.called().is_live()
+        }
+
+        fn is_initiating(&self) -> bool {
+            self.called().is_initiating()
+        }
+
+        fn seal(&mut self, plaintext: &[u8], out: &mut [u8], now: Instant) -> Result<(), SealError> {
+            self.before_sealing();
+            self.called_mut().seal(plaintext, out, now)
+        }
+
+        fn initiate(
+            &mut self,
+            identity: &mut $identity,
+            out: &mut [u8; INITIATION_LEN],
+            now: Instant,
+        ) -> Option<usize> {
+            self.called_mut().initiate(&mut identity.0, out, now)
+        }
+
+        fn answer(
+            &mut self,
+            identity: &mut $identity,
+            datagram: &[u8],
+            claim: $claim,
+            out: &mut [u8; MAX_CONTROL_LEN],
+            now: Instant,
+        ) -> Result<usize, Reject> {
+            self.called_mut().answer(&mut identity.0, datagram, claim, out, now)
+        }
+
+        fn read_response(
+            &mut self,
+            identity: &mut $identity,
+            datagram: &[u8],
+            out: &mut [u8; MAX_CONTROL_LEN],
+            now: Instant,
+        ) -> Result<usize, Reject> {
+            self.called_mut().read_response(&mut identity.0, datagram, out, now)
+        }
+
+        fn read_cookie_reply(&mut self, datagram: &[u8], now: Instant) -> Result<(), Reject> {
+            self.called_mut().read_cookie_reply(datagram, now)
+        }
+
+        fn open(
+            &mut self,
+            identity: &mut $identity,
+            datagram: &mut [u8],
+            now: Instant,
+        ) -> Result<Opened, Reject> {
+            self.called_mut().open(&mut identity.0, datagram, now)
+        }
+
+        fn wants_rekey(&self) -> bool {
+            self.called().wants_rekey()
+        }
+
+        fn set_preshared_key(&mut self, identity: &mut $identity, key: Option<PresharedKey>, now: Instant) {
+            self.called_mut().set_preshared_key(&mut identity.0, key, now);
+        }
+
+        fn end(&mut self, identity: &mut $identity, now: Instant) {
+            self.called_mut().end(&mut identity.0, now);
+        }
+
+        fn handle_timeout(
+            &mut self,
+            identity: &mut $identity,
+            out: &mut [u8; MAX_CONTROL_LEN],
+            now: Instant,
+        ) -> TimerAction {
+            self.called_mut().handle_timeout(&mut identity.0, out, now)
+        }
+
+        fn poll_timeout(&self) -> Option<Instant> {
+            self.called().poll_timeout()
+        }
+    };
+}
+pub(crate) use {as_the_identity_within, as_the_session_within};
+
 impl Identity for ProbeIdentity {
     type Session = ProbeSession;
 
@@ -47,19 +162,12 @@ impl Identity for ProbeIdentity {
         Self(InsecureIdentity::new(private_key, now))
     }
 
-    fn public_key(&self) -> PublicKey {
-        self.0.public_key()
-    }
-
-    fn classify(&mut self, datagram: &[u8], from: SocketAddr, now: Instant) -> Result<Classified, Reject> {
-        self.0.set_under_load(UNDER_LOAD.get());
-        self.0.classify(datagram, from, now)
-    }
-
     fn session(&mut self, config: SessionConfig, now: Instant) -> ProbeSession {
         SESSIONS.set(SESSIONS.get() + 1);
         ProbeSession(self.0.session(config, now))
     }
+
+    as_the_identity_within!(InsecureClaim);
 }
 
 impl ProbeSession {
@@ -72,55 +180,14 @@ impl ProbeSession {
         CALLS.set(CALLS.get() + 1);
         &mut self.0
     }
-}
 
-impl Session for ProbeSession {
-    fn is_live(&self) -> bool {
-        self.called().is_live()
-    }
-
-    fn is_initiating(&self) -> bool {
-        self.called().is_initiating()
-    }
-
-    fn seal(&mut self, plaintext: &[u8], out: &mut [u8], now: Instant) -> Result<(), SealError> {
+    fn before_sealing(&mut self) {
         if let Some(messages) = MESSAGES_SENT.take() {
             self.0.set_messages_sent(messages);
         }
-        self.called_mut().seal(plaintext, out, now)
     }
+}
 
-    fn initiate(&mut self, out: &mut [u8; INITIATION_LEN], now: Instant) -> Option<usize> {
-        self.called_mut().initiate(out, now)
-    }
-
-    fn open(
-        &mut self,
-        datagram: &[u8],
-        out: &mut [u8],
-        from: SocketAddr,
-        now: Instant,
-    ) -> Result<Opened, Reject> {
-        self.called_mut().open(datagram, out, from, now)
-    }
-
-    fn wants_rekey(&self) -> bool {
-        self.called().wants_rekey()
-    }
-
-    fn set_preshared_key(&mut self, key: Option<PresharedKey>, now: Instant) {
-        self.called_mut().set_preshared_key(key, now);
-    }
-
-    fn end(&mut self, now: Instant) {
-        self.called_mut().end(now);
-    }
-
-    fn handle_timeout(&mut self, out: &mut [u8; MAX_CONTROL_LEN], now: Instant) -> TimerAction {
-        self.called_mut().handle_timeout(out, now)
-    }
-
-    fn poll_timeout(&self) -> Option<Instant> {
-        self.called().poll_timeout()
-    }
+impl Session for ProbeSession {
+    as_the_session_within!(ProbeIdentity, InsecureClaim);
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use encrypt::{Identity, REKEY_AFTER_MESSAGES, REKEY_AFTER_TIME};
+use encrypt::{Identity, REKEY_AFTER_MESSAGES, REKEY_AFTER_TIME, REKEY_TIMEOUT};
 
 use crate::{
     probe::{self, ProbeIdentity},
@@ -35,6 +35,7 @@ fn ten_minutes_of_traffic_cross_every_rekey_without_loss<I: Identity>() {
 #[test]
 fn a_session_that_has_sent_enough_messages_is_renewed() {
     let mut world: World<ProbeIdentity> = World::connected();
+    world.drive(REKEY_TIMEOUT);
     probe::set_messages_sent(REKEY_AFTER_MESSAGES - 1);
     world.send(A, &ping(A, B, 1));
     world.settle();
@@ -49,6 +50,7 @@ fn a_session_that_has_sent_enough_messages_is_renewed() {
 #[test]
 fn a_session_that_may_send_no_more_makes_packets_wait_for_the_next() {
     let mut world: World<ProbeIdentity> = World::connected();
+    world.drive(REKEY_TIMEOUT);
     probe::set_messages_sent(u64::MAX);
     world.send(A, &ping(A, B, 1));
     world.settle();

@@ -114,7 +114,12 @@ impl<I: Identity> World<I> {
     }
 
     pub(crate) fn pair_with(config: TunnelConfig) -> Self {
-        let nodes = vec![Node::new(0, config), Node::new(1, config)];
+        Self::pair_of(config, config)
+    }
+
+    /// A pair of which each has its own bounds.
+    pub(crate) fn pair_of(a: TunnelConfig, b: TunnelConfig) -> Self {
+        let nodes = vec![Node::new(0, a), Node::new(1, b)];
         let mut world = Self { now: *START, nodes, network: Network::perfect(), wire: Vec::new() };
         for (node, other) in [(A, B), (B, A)] {
             let mut peer = PeerUpdate::new(world.nodes[other].public_key());

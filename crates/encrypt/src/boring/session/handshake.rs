@@ -1,13 +1,10 @@
 //! The handshake side of a session: initiations, responses, cookies, and boringtun's own timers.
 
-use std::{
-    net::SocketAddr,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use super::BoringSession;
 use crate::{
-    INITIATION_LEN, MAX_CONTROL_LEN, Opened, Reject,
+    INITIATION_LEN, MAX_CONTROL_LEN, Message, Reject,
     timers::{Birth, Content, MAX_JITTER},
     wire::{TYPE_INITIATION, u32_at},
 };
@@ -71,53 +68,44 @@ impl BoringSession {
         Some(initiation.len)
     }
 
-    pub(super) fn open_initiation(
+    pub(super) fn write_response(
         &mut self,
-        datagram: &[u8],
-        out: &mut [u8],
-        from: SocketAddr,
+        initiation: &[u8],
+        out: &mut [u8; MAX_CONTROL_LEN],
         now: Instant,
-    ) -> Result<Opened, Reject> {
+    ) -> Result<usize, Reject> {
+        let Message::Initiation { .. } = Message::parse(initiation)? else { return Err(Reject::Malformed) };
         self.refresh(now);
         let birth = Birth { at: now, initiator: false };
-        let len = self.noise.read_initiation(datagram, out, from.ip(), birth)?;
+        let len = self.noise.read_initiation(initiation, out, birth)?;
         self.timers.keys_agreed(now);
         self.handshake_heard(Content::Handshake, now);
-        Ok(Opened::Reply { len, confirms: false })
+        Ok(len)
     }
 
     /// No `refresh` here: if boringtun gave the handshake up just now, it would refuse the answer to it.
-    pub(super) fn open_response(
+    pub(super) fn write_confirmation(
         &mut self,
-        datagram: &[u8],
-        receiver: u32,
-        out: &mut [u8],
-        from: SocketAddr,
+        response: &[u8],
+        out: &mut [u8; MAX_CONTROL_LEN],
         now: Instant,
-    ) -> Result<Opened, Reject> {
+    ) -> Result<usize, Reject> {
+        let Message::Response { receiver, .. } = Message::parse(response)? else {
+            return Err(Reject::Malformed);
+        };
         let birth = Birth { at: now, initiator: true };
-        let (id, len) = self.noise.read_response(datagram, receiver, out, from.ip(), birth)?;
+        let (id, len) = self.noise.read_response(response, receiver, out, birth)?;
         self.timers.keys_agreed(now);
         self.confirm(id, birth);
         self.sent = 1; // the confirmation
         self.handshake_heard(Content::Keepalive, now);
-        Ok(Opened::Reply { len, confirms: true })
+        Ok(len)
     }
 
     /// The peer's handshake message was good, and is answered.
     fn handshake_heard(&mut self, answer: Content, now: Instant) {
         self.timers.received(Content::Handshake, now);
         self.timers.sent(answer, now);
-    }
-
-    pub(super) fn open_cookie_reply(
-        &mut self,
-        datagram: &[u8],
-        out: &mut [u8],
-        from: SocketAddr,
-    ) -> Result<Opened, Reject> {
-        self.noise.read_cookie_reply(datagram, out, from.ip())?;
-        Ok(Opened::CookieStored)
     }
 }
 

@@ -4,17 +4,17 @@ mod handshake;
 #[cfg(test)]
 mod tests;
 
-use std::{fmt, net::SocketAddr, sync::Arc, time::Instant};
+use std::{fmt, sync::Arc, time::Instant};
 
 use self::handshake::Pending;
 use super::{
-    Shared,
+    BoringIdentity, Shared,
     generation::{Plaintext, SessionId, Slot},
     noise::Noise,
 };
 use crate::{
-    DATA_OVERHEAD, INITIATION_LEN, MAX_CONTROL_LEN, Opened, PresharedKey, REJECT_AFTER_MESSAGES,
-    REKEY_AFTER_MESSAGES, Reject, SealError, Session, SessionConfig, TimerAction,
+    DATA_HEADER_LEN, DATA_OVERHEAD, INITIATION_LEN, MAX_CONTROL_LEN, Opened, PresharedKey,
+    REJECT_AFTER_MESSAGES, REKEY_AFTER_MESSAGES, Reject, SealError, Session, SessionConfig, TimerAction,
     timers::{Birth, Content, Due, Timers},
     wire::{Message, u64_at},
 };
@@ -36,6 +36,8 @@ impl BoringSession {
 }
 
 impl Session for BoringSession {
+    type Identity = BoringIdentity;
+
     #[inline]
     fn is_live(&self) -> bool {
         self.timers.current().is_some()
@@ -70,31 +72,71 @@ impl Session for BoringSession {
         Ok(())
     }
 
-    fn initiate(&mut self, out: &mut [u8; INITIATION_LEN], now: Instant) -> Option<usize> {
+    fn initiate(
+        &mut self,
+        _identity: &mut BoringIdentity,
+        out: &mut [u8; INITIATION_LEN],
+        now: Instant,
+    ) -> Option<usize> {
         if !self.timers.may_initiate(now) {
             return None;
         }
         self.write_initiation(out, now)
     }
 
+    fn answer(
+        &mut self,
+        _identity: &mut BoringIdentity,
+        datagram: &[u8],
+        (): (),
+        out: &mut [u8; MAX_CONTROL_LEN],
+        now: Instant,
+    ) -> Result<usize, Reject> {
+        self.write_response(datagram, out, now)
+    }
+
+    fn read_response(
+        &mut self,
+        _identity: &mut BoringIdentity,
+        datagram: &[u8],
+        out: &mut [u8; MAX_CONTROL_LEN],
+        now: Instant,
+    ) -> Result<usize, Reject> {
+        self.write_confirmation(datagram, out, now)
+    }
+
+    fn read_cookie_reply(&mut self, datagram: &[u8], _now: Instant) -> Result<(), Reject> {
+        let Message::CookieReply { .. } = Message::parse(datagram)? else { return Err(Reject::Malformed) };
+        self.noise.read_cookie_reply(datagram)
+    }
+
     #[inline]
     fn open(
         &mut self,
-        datagram: &[u8],
-        out: &mut [u8],
-        from: SocketAddr,
+        identity: &mut BoringIdentity,
+        datagram: &mut [u8],
         now: Instant,
     ) -> Result<Opened, Reject> {
-        let message = Message::parse(datagram)?;
-        // boringtun panics on a short one, before it authenticates anything.
-        if out.len() < datagram.len().max(MAX_CONTROL_LEN) {
-            return Err(Reject::SmallBuffer);
+        let Message::Data { receiver, counter } = Message::parse(datagram)? else {
+            return Err(Reject::Malformed);
+        };
+        // Past this limit boringtun's replay window would overflow.
+        if counter >= REJECT_AFTER_MESSAGES {
+            return Err(Reject::Replay);
         }
-        match message {
-            Message::Data { receiver, counter } => self.open_data(datagram, receiver, counter, out, now),
-            Message::Initiation { .. } => self.open_initiation(datagram, out, from, now),
-            Message::Response { receiver, .. } => self.open_response(datagram, receiver, out, from, now),
-            Message::CookieReply { .. } => self.open_cookie_reply(datagram, out, from),
+        let scratch = identity.scratch(datagram.len());
+        let (id, slot, plaintext) = self.noise.open(datagram, receiver, scratch, now)?;
+        let seals = self.noise.current() == Some(id) && self.is_live();
+        let confirms = !seals && self.heard_on(id, slot);
+        let is_packet = matches!(plaintext, Plaintext::Packet { .. });
+        self.timers.received(if is_packet { Content::Packet } else { Content::Keepalive }, now);
+        match plaintext {
+            Plaintext::Packet { len } => {
+                datagram[DATA_HEADER_LEN..][..len].copy_from_slice(&scratch[..len]);
+                Ok(Opened::Packet { len, confirms })
+            }
+            Plaintext::Nothing => Ok(Opened::Keepalive { confirms }),
+            Plaintext::NotIp => Err(Reject::NotIp),
         }
     }
 
@@ -102,20 +144,25 @@ impl Session for BoringSession {
         self.sent >= REKEY_AFTER_MESSAGES && self.is_live()
     }
 
-    fn set_preshared_key(&mut self, key: Option<PresharedKey>, now: Instant) {
+    fn set_preshared_key(&mut self, _identity: &mut BoringIdentity, key: Option<PresharedKey>, now: Instant) {
         self.noise.set_preshared_key(key, now);
         self.pending.take_if(|pending| pending.is_initiation());
         self.timers.retry_at_once(now);
     }
 
-    fn end(&mut self, now: Instant) {
+    fn end(&mut self, _identity: &mut BoringIdentity, now: Instant) {
         self.noise.end(now);
         self.timers = Timers::default();
         self.sent = 0;
         self.pending = None;
     }
 
-    fn handle_timeout(&mut self, out: &mut [u8; MAX_CONTROL_LEN], now: Instant) -> TimerAction {
+    fn handle_timeout(
+        &mut self,
+        _identity: &mut BoringIdentity,
+        out: &mut [u8; MAX_CONTROL_LEN],
+        now: Instant,
+    ) -> TimerAction {
         loop {
             if let Some(pending) = self.pending.take() {
                 *out = pending.message;
@@ -158,31 +205,6 @@ impl Session for BoringSession {
 }
 
 impl BoringSession {
-    #[inline]
-    fn open_data(
-        &mut self,
-        datagram: &[u8],
-        receiver: u32,
-        counter: u64,
-        out: &mut [u8],
-        now: Instant,
-    ) -> Result<Opened, Reject> {
-        // Past this limit boringtun's replay window would overflow.
-        if counter >= REJECT_AFTER_MESSAGES {
-            return Err(Reject::Replay);
-        }
-        let (id, slot, plaintext) = self.noise.open(datagram, receiver, out, now)?;
-        let seals = self.noise.current() == Some(id) && self.is_live();
-        let confirms = !seals && self.heard_on(id, slot);
-        let is_packet = matches!(plaintext, Plaintext::Packet { .. });
-        self.timers.received(if is_packet { Content::Packet } else { Content::Keepalive }, now);
-        match plaintext {
-            Plaintext::Packet { len } => Ok(Opened::Packet { len, confirms }),
-            Plaintext::Nothing => Ok(Opened::Keepalive { confirms }),
-            Plaintext::NotIp => Err(Reject::NotIp),
-        }
-    }
-
     /// A message came on a session other than the one that seals: that one seals from now on, if it is newer.
     /// boringtun follows the same rule. True if this is the session's first.
     #[cold]

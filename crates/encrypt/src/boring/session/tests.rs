@@ -1,13 +1,13 @@
 use std::time::Duration;
 
 use super::*;
-use crate::{Identity, PeerIndex, PrivateKey, REJECT_AFTER_TIME, boring::BoringIdentity};
+use crate::{Identity, PeerIndex, PrivateKey, REJECT_AFTER_TIME};
 
 struct Pair {
+    identities: [BoringIdentity; 2],
     a: BoringSession,
     b: BoringSession,
     now: Instant,
-    from: SocketAddr,
 }
 
 impl Pair {
@@ -15,26 +15,44 @@ impl Pair {
         #[expect(clippy::disallowed_methods, reason = "an instant cannot be made otherwise")]
         let now = Instant::now();
         let keys = [1, 2].map(|seed| PrivateKey::from_bytes([seed; 32]));
-        let session = |own: usize| {
+        let mut identities = keys.each_ref().map(|key| BoringIdentity::new(key, now));
+        let [a, b] = [0, 1].map(|own: usize| {
             let peer = keys[1 - own].public_key();
             let config = SessionConfig { peer, preshared_key: None, index: PeerIndex::MAX };
-            BoringIdentity::new(&keys[own], now).session(config, now)
-        };
-        Self { a: session(0), b: session(1), now, from: "192.0.2.1:1".parse().unwrap() }
+            identities[own].session(config, now)
+        });
+        Self { identities, a, b, now }
     }
 
     fn handshake(mut self) -> Self {
-        let mut initiation = [0; INITIATION_LEN];
-        self.a.initiate(&mut initiation, self.now).unwrap();
+        let initiation = self.initiate().unwrap();
         self.answer(&initiation);
         self
     }
 
+    fn initiate(&mut self) -> Option<[u8; INITIATION_LEN]> {
+        let mut initiation = [0; INITIATION_LEN];
+        self.a.initiate(&mut self.identities[0], &mut initiation, self.now).map(|_| initiation)
+    }
+
+    fn respond(&mut self, initiation: &[u8]) -> [u8; MAX_CONTROL_LEN] {
+        let mut response = [0; MAX_CONTROL_LEN];
+        self.b.answer(&mut self.identities[1], initiation, (), &mut response, self.now).unwrap();
+        response
+    }
+
     fn answer(&mut self, initiation: &[u8]) {
-        let (mut response, mut confirmation) = ([0; MAX_CONTROL_LEN], [0; MAX_CONTROL_LEN]);
-        self.b.open(initiation, &mut response, self.from, self.now).unwrap();
-        self.a.open(&response[..92], &mut confirmation, self.from, self.now).unwrap();
-        self.b.open(&confirmation[..32], &mut response, self.from, self.now).unwrap();
+        let response = self.respond(initiation);
+        let mut confirmation = [0; MAX_CONTROL_LEN];
+        let [a, b] = &mut self.identities;
+        self.a.read_response(a, &response[..92], &mut confirmation, self.now).unwrap();
+        self.b.open(b, &mut confirmation[..32], self.now).unwrap();
+    }
+
+    /// Both, with their identities.
+    fn ends(&mut self) -> [(&mut BoringSession, &mut BoringIdentity); 2] {
+        let [a, b] = &mut self.identities;
+        [(&mut self.a, a), (&mut self.b, b)]
     }
 }
 
@@ -43,7 +61,9 @@ fn a_silent_peer_costs_no_boringtun_state() {
     let mut pair = Pair::new();
     assert_eq!(pair.a.noise.states(), 0);
     assert_eq!(pair.a.seal(&[], &mut [0; DATA_OVERHEAD], pair.now), Err(SealError::NoSession));
-    assert_eq!(pair.a.handle_timeout(&mut [0; MAX_CONTROL_LEN], pair.now), TimerAction::Idle);
+    let now = pair.now;
+    let [(a, identity), _] = pair.ends();
+    assert_eq!(a.handle_timeout(identity, &mut [0; MAX_CONTROL_LEN], now), TimerAction::Idle);
     assert_eq!(pair.a.noise.states(), 0);
     assert_eq!(pair.handshake().a.noise.states(), 1);
 }
@@ -53,33 +73,35 @@ fn a_state_from_before_a_change_of_key_goes_when_nothing_needs_it() {
     let mut pair = Pair::new().handshake();
     let key = |seed| Some(PresharedKey::from_bytes([seed; 32]));
     for seed in 1..20 {
-        for session in [&mut pair.a, &mut pair.b] {
-            session.set_preshared_key(key(seed), pair.now);
+        let now = pair.now;
+        for (session, identity) in pair.ends() {
+            session.set_preshared_key(identity, key(seed), now);
             assert_eq!(session.noise.states(), 1, "that of the session: no handshake has begun since");
         }
     }
     for seed in 20..40 {
         // Answers that are lost leave a session each.
         pair.now += Duration::from_secs(6);
-        let mut initiation = [0; INITIATION_LEN];
-        pair.a.initiate(&mut initiation, pair.now).unwrap();
-        pair.b.open(&initiation, &mut [0; MAX_CONTROL_LEN], pair.from, pair.now).unwrap();
-        for session in [&mut pair.a, &mut pair.b] {
-            session.set_preshared_key(key(seed), pair.now);
+        let initiation = pair.initiate().unwrap();
+        pair.respond(&initiation);
+        let now = pair.now;
+        for (session, identity) in pair.ends() {
+            session.set_preshared_key(identity, key(seed), now);
             assert!((1..=4).contains(&session.noise.states()), "{}", session.noise.states());
         }
         let mut sealed = [0; DATA_OVERHEAD];
         pair.b.seal(&[], &mut sealed, pair.now).unwrap();
-        let opened = pair.a.open(&sealed, &mut [0; MAX_CONTROL_LEN], pair.from, pair.now);
+        let opened = pair.a.open(&mut pair.identities[0], &mut sealed, pair.now);
         assert_eq!(opened, Ok(Opened::Keepalive { confirms: false }), "the session in use is never given up");
     }
     pair.now += Duration::from_secs(6);
     let mut pair = pair.handshake();
     pair.now += REJECT_AFTER_TIME;
-    for session in [&mut pair.a, &mut pair.b] {
-        assert!(session.poll_timeout().unwrap() <= pair.now);
-        assert_eq!(session.handle_timeout(&mut [0; MAX_CONTROL_LEN], pair.now), TimerAction::Expired);
-        session.handle_timeout(&mut [0; MAX_CONTROL_LEN], pair.now);
+    let now = pair.now;
+    for (session, identity) in pair.ends() {
+        assert!(session.poll_timeout().unwrap() <= now);
+        assert_eq!(session.handle_timeout(identity, &mut [0; MAX_CONTROL_LEN], now), TimerAction::Expired);
+        session.handle_timeout(identity, &mut [0; MAX_CONTROL_LEN], now);
     }
     assert_eq!(pair.b.noise.states(), 1);
     assert_eq!(pair.a.noise.states(), 1);
@@ -93,17 +115,16 @@ fn the_initiation_after_the_wall_clock_was_set_forward_has_a_new_timestamp() {
         pair.now += Duration::from_secs(6);
         pair.a.noise.set_wall_clock_forward(Duration::from_secs(3600));
         let before = pair.a.noise.states();
-        let mut initiation = [0; INITIATION_LEN];
-        pair.a.initiate(&mut initiation, pair.now).unwrap();
+        let initiation = pair.initiate().unwrap();
         assert_eq!(pair.a.noise.states(), before + 1, "one began now, another has the session");
         pair.a.seal(&[], &mut out[..DATA_OVERHEAD], pair.now).unwrap();
-        let opened = pair.b.open(&out[..DATA_OVERHEAD], &mut [0; MAX_CONTROL_LEN], pair.from, pair.now);
+        let opened = pair.b.open(&mut pair.identities[1], &mut out[..DATA_OVERHEAD], pair.now);
         assert_eq!(opened, Ok(Opened::Keepalive { confirms: false }), "the session goes on");
         pair.answer(&initiation);
     }
     pair.now += Duration::from_secs(6);
     let before = pair.a.noise.states();
-    pair.a.initiate(&mut [0; INITIATION_LEN], pair.now).unwrap();
+    pair.initiate().unwrap();
     assert_eq!(pair.a.noise.states(), before, "nothing was set since");
 }
 
@@ -117,11 +138,12 @@ fn what_boringtun_wrote_by_itself_is_handed_out_at_once() {
 
     assert!(pair.a.is_initiating());
     assert_eq!(pair.a.poll_timeout(), Some(pair.now));
-    assert_eq!(pair.a.initiate(&mut [0; INITIATION_LEN], pair.now), None, "not a second one");
+    assert_eq!(pair.initiate(), None, "not a second one");
     let mut out = [0; MAX_CONTROL_LEN];
-    let action = pair.a.handle_timeout(&mut out, pair.now);
+    let action = pair.a.handle_timeout(&mut pair.identities[0], &mut out, pair.now);
     assert_eq!(action, TimerAction::Send { len: INITIATION_LEN, initiation: true });
-    assert_eq!(pair.a.handle_timeout(&mut [0; MAX_CONTROL_LEN], pair.now), TimerAction::Idle);
+    let action = pair.a.handle_timeout(&mut pair.identities[0], &mut [0; MAX_CONTROL_LEN], pair.now);
+    assert_eq!(action, TimerAction::Idle);
     assert!(pair.a.poll_timeout() > Some(pair.now));
     pair.answer(&out);
     assert!(!pair.a.is_initiating());
@@ -130,10 +152,10 @@ fn what_boringtun_wrote_by_itself_is_handed_out_at_once() {
 #[test]
 fn a_handshake_that_boringtun_gave_up_early_is_tried_again_at_once() {
     let mut pair = Pair::new();
-    pair.a.initiate(&mut [0; INITIATION_LEN], pair.now).unwrap();
+    pair.initiate().unwrap();
     pair.a.timers.retry_at_once(pair.now);
     let mut out = [0; MAX_CONTROL_LEN];
-    let action = pair.a.handle_timeout(&mut out, pair.now);
+    let action = pair.a.handle_timeout(&mut pair.identities[0], &mut out, pair.now);
     assert_eq!(action, TimerAction::SendUnheard { len: INITIATION_LEN });
     pair.answer(&out);
 }
