@@ -13,7 +13,7 @@ pub const REJECT_AFTER_MESSAGES: u64 = u64::MAX - (1 << 13);
 pub const REKEY_AFTER_TIME: Duration = Duration::from_secs(120);
 /// The age from which a session neither sends nor receives (§6.2).
 pub const REJECT_AFTER_TIME: Duration = Duration::from_secs(180);
-/// For how long a handshake is tried before it is given up (§6.4).
+/// For how long a handshake is tried before it is given up; counted anew from each packet that asks for it (§6.4).
 pub const REKEY_ATTEMPT_TIME: Duration = Duration::from_secs(90);
 /// The pause between two tries of a handshake (§6.4).
 pub const REKEY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -73,13 +73,14 @@ pub(crate) enum Content {
 
 #[derive(Clone, Copy, Debug)]
 struct Attempt {
-    began: Instant,
+    /// When it began, or when a packet last asked for it.
+    wanted: Instant,
     retry_at: Instant,
 }
 
 impl Attempt {
     fn due_at(&self) -> Instant {
-        self.retry_at.min(self.began + REKEY_ATTEMPT_TIME)
+        self.retry_at.min(self.wanted + REKEY_ATTEMPT_TIME)
     }
 }
 
@@ -134,7 +135,7 @@ impl Timers {
     fn begin(&mut self, now: Instant) -> bool {
         let earliest = self.last_initiation.map_or(now, |last| last + REKEY_TIMEOUT);
         if earliest > now {
-            self.attempt = Some(Attempt { began: now, retry_at: earliest });
+            self.attempt = Some(Attempt { wanted: now, retry_at: earliest });
             self.arm(earliest);
         }
         earliest <= now
@@ -142,15 +143,24 @@ impl Timers {
 
     /// An initiation was written. `jitter` is at most [`MAX_JITTER`].
     pub(crate) fn initiation_sent(&mut self, jitter: Duration, now: Instant) {
-        let began = match self.attempt {
-            Some(attempt) if now < attempt.began + REKEY_ATTEMPT_TIME => attempt.began,
+        let wanted = match self.attempt {
+            Some(attempt) if now < attempt.wanted + REKEY_ATTEMPT_TIME => attempt.wanted,
             _ => now,
         };
-        let attempt = Attempt { began, retry_at: now + REKEY_TIMEOUT + jitter.min(MAX_JITTER) };
+        let attempt = Attempt { wanted, retry_at: now + REKEY_TIMEOUT + jitter.min(MAX_JITTER) };
         self.arm(attempt.due_at());
         self.attempt = Some(attempt);
         self.last_initiation = Some(now);
         self.rekey_wanted = false;
+    }
+
+    /// A packet waits for the handshake we are trying: that is given up [`REKEY_ATTEMPT_TIME`] from now.
+    pub(crate) fn keep_trying(&mut self, now: Instant) {
+        if let Some(attempt) =
+            self.attempt.as_mut().filter(|attempt| now < attempt.wanted + REKEY_ATTEMPT_TIME)
+        {
+            attempt.wanted = now;
+        }
     }
 
     /// The backend lost the handshake we are trying: try again at once.
@@ -192,6 +202,7 @@ impl Timers {
             self.arm(now + SILENCE);
         }
         if content != Content::Handshake && self.initiated_for(REKEY_AFTER_TIME, now) {
+            self.keep_trying(now);
             self.want_rekey(now);
         }
     }
@@ -235,7 +246,7 @@ impl Timers {
 
     fn poll_handshake(&mut self, now: Instant) -> Option<Due> {
         if let Some(attempt) = self.attempt {
-            if now >= attempt.began + REKEY_ATTEMPT_TIME {
+            if now >= attempt.wanted + REKEY_ATTEMPT_TIME {
                 self.attempt = None;
                 self.rekey_wanted = false;
                 return Some(Due::GaveUp);

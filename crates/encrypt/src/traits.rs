@@ -151,7 +151,7 @@ pub enum TimerAction {
         /// Bytes of the message.
         len: usize,
     },
-    /// The handshake was given up (90 s without an answer), or the session became too old with no
+    /// The handshake was given up (90 s without an answer since a packet last asked for it), or the session became too old with no
     /// handshake under way. Said once. Packets waiting for it should be dropped; the next packet starts a
     /// new handshake, unless a session is still young: that one goes on to its end.
     Expired,
@@ -246,6 +246,9 @@ pub trait Session: Sized {
         out: &mut [u8; INITIATION_LEN],
         now: Instant,
     ) -> Option<usize>;
+
+    /// One more packet waits for the handshake that is tried: it is given up 90 s from now (§6.4).
+    fn keep_trying(&mut self, now: Instant);
 
     /// Authenticates an initiation and writes the response to it, which is to be sent to where the initiation came from; gives
     /// its length. `claim` is what [`Identity::claim`] gave for this datagram. The response says nothing of the peer's having

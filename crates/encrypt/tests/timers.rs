@@ -19,6 +19,8 @@ macro_rules! all {
             [
                 a_peer_that_was_never_used_has_no_deadline,
                 an_unanswered_handshake_is_retried_and_given_up_once,
+                a_packet_that_waits_prolongs_the_try,
+                traffic_on_an_old_session_prolongs_the_try_to_renew_it,
                 the_packet_after_giving_up_starts_afresh,
                 the_initiator_renews_when_it_sends_on_an_old_session,
                 the_responder_does_not_renew_by_age,
@@ -97,6 +99,35 @@ fn an_unanswered_handshake_is_retried_and_given_up_once<I: Identity>() {
     assert!((16..=17).contains(&retries.len()), "{retries:?}");
     assert!(!pair.a.session.is_initiating() && !pair.a.session.is_live());
     assert_eq!(pair.a.session.poll_timeout(), None);
+}
+
+fn a_packet_that_waits_prolongs_the_try<I: Identity>() {
+    let mut pair = Pair::<I>::new();
+    pair.a.initiate(pair.now).unwrap();
+    for _ in 0..3 {
+        let log = pair.run(REKEY_ATTEMPT_TIME - secs(1), false);
+        assert!(log.iter().all(|event| event.2 == Initiation), "{log:?}");
+        pair.a.session.keep_trying(pair.now);
+    }
+    let log = pair.run(secs(3600), false);
+    assert_eq!(log.last(), Some(&(REKEY_ATTEMPT_TIME.as_secs(), 'a', Expired)), "from the last one on");
+    pair.a.session.keep_trying(pair.now);
+    assert_eq!(pair.a.session.poll_timeout(), None, "there is nothing to prolong");
+}
+
+fn traffic_on_an_old_session_prolongs_the_try_to_renew_it<I: Identity>() {
+    let mut pair = Pair::<I>::new();
+    pair.handshake();
+    pair.advance(REKEY_AFTER_TIME - REKEY_TIMEOUT);
+    for _ in 0..13 {
+        let _ = pair.a.seal(&packet(64), pair.now);
+        pair.run(REKEY_TIMEOUT, false);
+    }
+    let log = pair.run(secs(80), false);
+    assert!(log.iter().all(|event| event.2 == Initiation), "{log:?}");
+    assert!(pair.a.session.is_initiating(), "the session's last packet came 60 s after the first try");
+    let log = pair.run(secs(20), false);
+    assert_eq!(log.last().map(|event| event.2), Some(Expired), "{log:?}");
 }
 
 fn the_packet_after_giving_up_starts_afresh<I: Identity>() {

@@ -115,6 +115,9 @@ impl<S: Session> Peer<S> {
         // After a pause (a laptop that slept), a handshake given up long ago must not take this packet along.
         self.run_session_timers(identity, now, shared, sink)?;
         self.initiate(identity, now, shared, sink)?;
+        if let Some(session) = &mut self.session {
+            session.keep_trying(now);
+        }
         shared.counters.drops.tx_waiting_full += self.waiting.push(packet, &mut shared.waiting);
         Ok(Sent::Taken)
     }

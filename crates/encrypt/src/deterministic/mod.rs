@@ -305,6 +305,10 @@ impl Session for InsecureSession {
         }
     }
 
+    fn keep_trying(&mut self, now: Instant) {
+        self.timers.keep_trying(now);
+    }
+
     fn wants_rekey(&self) -> bool {
         let sealing = self.current.and_then(|current| self.slots[slot_of(current)].as_ref());
         self.is_live() && sealing.is_some_and(|slot| slot.sent >= REKEY_AFTER_MESSAGES)

@@ -243,6 +243,10 @@ impl Session for NativeSession {
         Ok(Opened::Packet { len, confirms })
     }
 
+    fn keep_trying(&mut self, now: Instant) {
+        self.timers.keep_trying(now);
+    }
+
     fn wants_rekey(&self) -> bool {
         let sent = self.current.as_ref().map_or(0, |current| current.pair.keys().leased());
         sent >= REKEY_AFTER_MESSAGES && self.is_live()

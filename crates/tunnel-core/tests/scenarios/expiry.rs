@@ -8,6 +8,7 @@ on_every_backend! {
     the_first_packet_after_a_sleep_survives_the_handshake_that_was_under_way,
     an_unanswered_handshake_is_retried_then_given_up_with_what_waited,
     a_packet_right_after_a_handshake_was_given_up_waits_its_turn_and_is_not_lost,
+    packets_that_go_on_coming_keep_the_handshake_going,
     a_packet_after_a_long_silence_starts_a_new_session_and_is_not_lost,
     a_peer_that_restarted_is_found_again,
     a_handshake_that_is_given_up_leaves_a_young_session_alone,
@@ -45,6 +46,20 @@ fn a_packet_right_after_a_handshake_was_given_up_waits_its_turn_and_is_not_lost<
         world.drive(REKEY_TIMEOUT);
         assert_eq!(world.nodes[B].delivered, [ping(A, B, 2)], "{moments} s after");
     }
+}
+
+fn packets_that_go_on_coming_keep_the_handshake_going<I: Identity>() {
+    let mut world: World<I> = World::pair();
+    world.nodes[B].unplugged = true;
+    let all: Vec<_> = (0..10).map(|serial| ping(A, B, serial)).collect();
+    for packet in &all {
+        world.send(A, packet);
+        world.drive(REKEY_ATTEMPT_TIME - seconds(10));
+    }
+    assert_eq!(world.nodes[A].drops(), []);
+    world.nodes[B].unplugged = false;
+    world.drive(seconds(6));
+    assert_eq!(world.nodes[B].delivered, all);
 }
 
 fn a_packet_after_a_long_silence_starts_a_new_session_and_is_not_lost<I: Identity>() {

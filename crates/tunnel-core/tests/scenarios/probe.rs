@@ -127,6 +127,10 @@ macro_rules! as_the_session_within {
             self.called_mut().open(&mut identity.0, datagram, now)
         }
 
+        fn keep_trying(&mut self, now: Instant) {
+            self.called_mut().keep_trying(now);
+        }
+
         fn wants_rekey(&self) -> bool {
             self.called().wants_rekey()
         }

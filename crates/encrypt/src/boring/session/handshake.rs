@@ -4,10 +4,14 @@ use std::time::{Duration, Instant};
 
 use super::BoringSession;
 use crate::{
-    INITIATION_LEN, MAX_CONTROL_LEN, Message, Reject,
+    INITIATION_LEN, MAX_CONTROL_LEN, Message, REKEY_ATTEMPT_TIME, REKEY_TIMEOUT, Reject,
     timers::{Birth, Content, MAX_JITTER},
     wire::{TYPE_INITIATION, u32_at},
 };
+
+/// For how long one state may try. boringtun gives a handshake up after 90 s by its own clock, and drops its sessions with it; ours
+/// may be wanted for longer. The last try before this one's end is over 5 s later.
+const TRY: Duration = REKEY_ATTEMPT_TIME.saturating_sub(REKEY_TIMEOUT.saturating_mul(2));
 
 /// A message that boringtun wrote.
 pub(super) struct Pending {
@@ -27,6 +31,12 @@ impl BoringSession {
             Err(_) => self.timers.retry_at_once(now),
         }
         self.follow();
+    }
+
+    /// Handshakes begin from scratch; sessions stay.
+    pub(super) fn renew(&mut self, now: Instant) {
+        self.noise.renew(now);
+        self.tried_since = None;
     }
 
     /// boringtun may have dropped the session that we would seal with.
@@ -49,6 +59,10 @@ impl BoringSession {
     /// Writes an initiation, whatever the timers say.
     pub(super) fn write_initiation(&mut self, out: &mut [u8; INITIATION_LEN], now: Instant) -> Option<usize> {
         self.noise.follow_wall_clock(now);
+        if self.tried_since.is_some_and(|since| now >= since + TRY) {
+            self.renew(now);
+        }
+        self.tried_since.get_or_insert(now);
         self.refresh(now);
         let own = self.pending.take_if(|pending| pending.is_initiation()); // boringtun was quicker
         let initiation = match own {

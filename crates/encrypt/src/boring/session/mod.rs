@@ -27,11 +27,19 @@ pub struct BoringSession {
     sent: u64,
     /// A message that boringtun wrote while we were doing something else.
     pending: Option<Pending>,
+    /// When the state that makes our initiations made the first one that is not answered.
+    tried_since: Option<Instant>,
 }
 
 impl BoringSession {
     pub(super) fn new(shared: Arc<Shared>, config: SessionConfig) -> Self {
-        Self { timers: Timers::default(), noise: Noise::new(shared, config), sent: 0, pending: None }
+        Self {
+            timers: Timers::default(),
+            noise: Noise::new(shared, config),
+            sent: 0,
+            pending: None,
+            tried_since: None,
+        }
     }
 }
 
@@ -140,18 +148,24 @@ impl Session for BoringSession {
         }
     }
 
+    fn keep_trying(&mut self, now: Instant) {
+        self.timers.keep_trying(now);
+    }
+
     fn wants_rekey(&self) -> bool {
         self.sent >= REKEY_AFTER_MESSAGES && self.is_live()
     }
 
     fn set_preshared_key(&mut self, _identity: &mut BoringIdentity, key: Option<PresharedKey>, now: Instant) {
         self.noise.set_preshared_key(key, now);
+        self.tried_since = None;
         self.pending.take_if(|pending| pending.is_initiation());
         self.timers.retry_at_once(now);
     }
 
     fn end(&mut self, _identity: &mut BoringIdentity, now: Instant) {
         self.noise.end(now);
+        self.tried_since = None;
         self.timers = Timers::default();
         self.sent = 0;
         self.pending = None;
@@ -185,7 +199,7 @@ impl Session for BoringSession {
                     }
                 }
                 Some(Due::GaveUp) => {
-                    self.noise.renew(now);
+                    self.renew(now);
                     return TimerAction::Expired;
                 }
                 Some(Due::Died) => return TimerAction::Expired,
@@ -225,6 +239,7 @@ impl BoringSession {
     fn confirm(&mut self, id: SessionId, birth: Birth) {
         self.noise.confirm(id);
         self.sent = 0;
+        self.tried_since = None;
         self.timers.session_confirmed(birth);
     }
 }

@@ -160,6 +160,25 @@ fn a_handshake_that_boringtun_gave_up_early_is_tried_again_at_once() {
     pair.answer(&out);
 }
 
+/// It would give up after 90 s, and drop the session.
+#[test]
+fn a_handshake_that_is_wanted_for_long_is_tried_by_a_new_state_before_boringtun_gives_up() {
+    let mut pair = Pair::new().handshake();
+    for _ in 0..24 {
+        pair.now += Duration::from_secs(6);
+        pair.initiate().unwrap();
+        pair.a.keep_trying(pair.now);
+    }
+    assert_eq!(pair.a.noise.states(), 2, "one has the session, another makes the handshakes");
+    let mut sealed = [0; DATA_OVERHEAD];
+    pair.a.seal(&[], &mut sealed, pair.now).unwrap();
+    let opened = pair.b.open(&mut pair.identities[1], &mut sealed, pair.now);
+    assert_eq!(opened, Ok(Opened::Keepalive { confirms: false }), "the session goes on");
+    pair.now += Duration::from_secs(6);
+    let initiation = pair.initiate().unwrap();
+    pair.answer(&initiation);
+}
+
 #[test]
 fn a_session_that_boringtun_dropped_is_not_sealed_with() {
     let mut pair = Pair::new().handshake();
