@@ -3,18 +3,28 @@
 
 use std::hint::black_box;
 
-use benches::{FULL_BATCH, FULL_PACKET, Pair, short, tcp_frame, tcp_packet};
+use benches::{FULL_BATCH, FULL_PACKET, Pair, Side, Train, short, tcp_frame, tcp_packet};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use encrypt::boring::BoringIdentity;
+use encrypt::{Identity, boring::BoringIdentity, native::NativeIdentity};
 use tun_device::{CoalesceConfig, Coalescer, Segments, VNET_HEADER_LEN};
 
 criterion_group!(name = benches; config = short(); targets = send, receive);
 criterion_main!(benches);
 
 fn send(c: &mut Criterion) {
-    let mut group = c.benchmark_group("tunnel/send");
+    send_with::<NativeIdentity>(c, "native");
+    send_with::<BoringIdentity>(c, "boringtun");
+}
+
+fn receive(c: &mut Criterion) {
+    receive_with::<NativeIdentity>(c, "native");
+    receive_with::<BoringIdentity>(c, "boringtun");
+}
+
+fn send_with<I: Identity>(c: &mut Criterion, backend: &str) {
+    let mut group = c.benchmark_group(format!("tunnel/send, {backend}"));
     let now = io_runtime::clock::now();
-    let mut pair = Pair::<BoringIdentity>::connected(now);
+    let mut pair = Pair::<I>::connected(now);
     let side = &mut pair.left;
 
     group.throughput(Throughput::Bytes((FULL_BATCH * FULL_PACKET) as u64));
@@ -53,26 +63,28 @@ fn send(c: &mut Criterion) {
     group.finish();
 }
 
-fn receive(c: &mut Criterion) {
-    let mut group = c.benchmark_group("tunnel/receive");
+fn receive_with<I: Identity>(c: &mut Criterion, backend: &str) {
+    let mut group = c.benchmark_group(format!("tunnel/receive, {backend}"));
     group.throughput(Throughput::Bytes((FULL_BATCH * FULL_PACKET) as u64));
     let now = io_runtime::clock::now();
-    let Pair { mut left, mut right } = Pair::<BoringIdentity>::connected(now);
+    let Pair { mut left, mut right } = Pair::<I>::connected(now);
     let frame = tcp_frame(FULL_BATCH);
     let mut coalescer = Coalescer::new(CoalesceConfig::default());
-    let send = |left: &mut benches::Side<BoringIdentity>| {
+    let send = |left: &mut Side<I>| {
         let mut frame = frame.clone();
         let mut segments = Segments::new(&mut frame).expect("a good frame");
         while let Some(packet) = segments.next() {
             left.send(packet, now);
         }
-        left.queue.pop().expect("one batch").finish()
+        let mut train = Train::default();
+        train.receive(left.queue.pop().expect("one batch"), &mut left.queue);
+        train
     };
 
     group.bench_function("a full batch", |b| {
         b.iter_batched_ref(
             || send(&mut left),
-            |batch| assert_eq!(right.receive(batch, now, |packet| _ = black_box(packet)), FULL_BATCH),
+            |train| assert_eq!(right.receive(train, now, |packet| _ = black_box(packet)), FULL_BATCH),
             BatchSize::PerIteration,
         );
     });
@@ -80,8 +92,8 @@ fn receive(c: &mut Criterion) {
     group.bench_function("a full batch, and coalesce it", |b| {
         b.iter_batched_ref(
             || send(&mut left),
-            |batch| {
-                right.receive_into(batch, now, &mut coalescer);
+            |train| {
+                right.receive_into(train, now, &mut coalescer);
                 coalescer.flush(|frame| Ok(_ = black_box(frame))).expect("nothing fails");
             },
             BatchSize::PerIteration,

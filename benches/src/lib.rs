@@ -14,7 +14,7 @@ use criterion::Criterion;
 use gso_queue::Destination;
 
 pub use frames::{FULL_PACKET, FULL_TRAIN, tcp_frame, tcp_packet, turned_around};
-pub use pair::{Pair, Side};
+pub use pair::{Pair, Side, Train};
 pub use sessions::{Connected, connected_sessions};
 
 /// UDP payload of a full data message at the default inner MTU.

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use encrypt::{Identity, PrivateKey, PublicKey};
-use gso_queue::{Batch, Destination, GsoQueue};
+use gso_queue::{Destination, GsoQueue, Unfinished};
 use tun_device::Coalescer;
 use tunnel_core::{AllowedIpUpdate, Arrival, PeerUpdate, SinkFull, Tunnel, TunnelConfig, TunnelUpdate};
 
@@ -17,6 +17,24 @@ pub struct Side<I: Identity> {
     pub queue: GsoQueue,
     /// Where the other one is.
     other: Destination,
+}
+
+/// A receive buffer: what one GRO receive gives.
+#[derive(Default)]
+pub struct Train {
+    bytes: Vec<u8>,
+    stride: usize,
+}
+
+impl Train {
+    /// Holds what a batch sends, and gives its buffer back.
+    pub fn receive(&mut self, batch: Unfinished, queue: &mut GsoQueue) {
+        let batch = batch.finish();
+        self.bytes.clear();
+        self.bytes.extend_from_slice(batch.unsent());
+        self.stride = batch.segment_len();
+        queue.recycle(batch);
+    }
 }
 
 /// Two of them, each the other's only peer. `left` has 10.1.0.0/16 behind it, `right` 10.2.0.0/16.
@@ -85,43 +103,36 @@ impl<I: Identity> Side<I> {
 
     /// Gives every queued datagram to `other`, and every packet that comes out there to `accept`.
     pub fn deliver(&mut self, other: &mut Self, now: Instant, mut accept: impl FnMut(&[u8])) {
+        let mut train = Train::default();
         while let Some(batch) = self.queue.pop() {
-            let batch = batch.finish();
-            other.receive(&batch, now, &mut accept);
-            self.queue.recycle(batch);
+            train.receive(batch, &mut self.queue);
+            other.receive(&mut train, now, &mut accept);
         }
     }
 
-    /// Opens a batch from the other side. Gives each packet to `accept`, and their number.
-    pub fn receive(&mut self, batch: &Batch, now: Instant, mut accept: impl FnMut(&[u8])) -> usize {
-        let mut out = [0; 2048];
+    /// Opens a train from the other side. Gives each packet to `accept`, and their number.
+    pub fn receive(&mut self, train: &mut Train, now: Instant, mut accept: impl FnMut(&[u8])) -> usize {
         let from = Arrival::from(self.other.remote);
         let mut packets = 0;
-        for datagram in batch.datagrams() {
-            if let Some(len) = self.tunnel.receive(datagram, from, &mut out, now, &mut self.queue) {
-                accept(&out[..len]);
+        for datagram in train.bytes.chunks_mut(train.stride) {
+            if let Some(packet) = self.tunnel.receive(datagram, from, now, &mut self.queue) {
+                accept(packet);
                 packets += 1;
             }
         }
         packets
     }
 
-    /// Opens a batch from the other side, as the runtime does: straight into the coalescer's slots.
-    pub fn receive_into(&mut self, batch: &Batch, now: Instant, coalescer: &mut Coalescer) {
-        let from = Arrival::from(self.other.remote);
-        for datagram in batch.datagrams() {
-            let opened = self.tunnel.receive(datagram, from, coalescer.slot(), now, &mut self.queue);
-            if let Some(len) = opened {
-                coalescer.commit(len).expect("room for one flow");
-            }
-        }
+    /// Opens a train from the other side, as the runtime does: each packet goes to the coalescer.
+    pub fn receive_into(&mut self, train: &mut Train, now: Instant, coalescer: &mut Coalescer) {
+        self.receive(train, now, |packet| coalescer.push(packet).expect("room for one flow"));
     }
 
-    /// Throws away what is queued. Gives the number of batches.
+    /// Finishes what is queued and throws it away. Gives the number of batches.
     pub fn discard(&mut self) -> usize {
         let mut batches = 0;
         while let Some(batch) = self.queue.pop() {
-            self.queue.recycle(batch);
+            self.queue.recycle(batch.finish());
             batches += 1;
         }
         batches

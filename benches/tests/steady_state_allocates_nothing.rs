@@ -1,11 +1,11 @@
 //! Counts every allocation of the thread while two warm tunnels carry traffic both ways: frames are split,
-//! sealed into the queue, opened, coalesced and written, with the default backend.
+//! sealed into the queue, opened, coalesced and written, with either backend.
 
 use std::time::{Duration, Instant};
 
 use allocation_counter::{CountingAllocator, on_this_thread};
-use benches::{FULL_PACKET, FULL_TRAIN, Pair, Side, tcp_frame, tcp_packet, turned_around};
-use encrypt::boring::BoringIdentity;
+use benches::{FULL_PACKET, FULL_TRAIN, Pair, Side, Train, tcp_frame, tcp_packet, turned_around};
+use encrypt::{Identity, boring::BoringIdentity, native::NativeIdentity};
 use tun_device::{CoalesceConfig, Coalescer, Segments};
 
 #[global_allocator]
@@ -37,7 +37,7 @@ impl Traffic {
         (2 * FULL_TRAIN + 7 + 4) as u64
     }
 
-    fn send(&mut self, side: &mut Side<BoringIdentity>, now: Instant) {
+    fn send(&mut self, side: &mut Side<impl Identity>, now: Instant) {
         for frame in &self.frames {
             self.buffer.clone_from(frame);
             let mut segments = Segments::new(&mut self.buffer).expect("a good frame");
@@ -50,8 +50,18 @@ impl Traffic {
 
 #[test]
 fn steady_state_of_the_whole_hot_path_allocates_nothing() {
+    steady_state_allocates_nothing::<NativeIdentity>();
+}
+
+#[test]
+fn steady_state_of_the_whole_hot_path_allocates_nothing_with_boringtun() {
+    steady_state_allocates_nothing::<BoringIdentity>();
+}
+
+fn steady_state_allocates_nothing<I: Identity>() {
     let start = io_runtime::clock::now();
-    let mut pair = Pair::<BoringIdentity>::connected(start);
+    let mut pair = Pair::<I>::connected(start);
+    let mut train = Train::default();
     let (mut to_the_right, mut to_the_left) = (Traffic::to_the_right(), Traffic::to_the_left());
     let mut coalescer = Coalescer::new(CoalesceConfig::default());
 
@@ -59,9 +69,9 @@ fn steady_state_of_the_whole_hot_path_allocates_nothing() {
     let mut tick = |i: u32| {
         let now = start + Duration::from_millis(1) * i;
         to_the_right.send(&mut pair.left, now);
-        exchange(&mut pair.left, &mut pair.right, &mut coalescer, now);
+        exchange(&mut pair.left, &mut pair.right, &mut train, &mut coalescer, now);
         to_the_left.send(&mut pair.right, now);
-        exchange(&mut pair.right, &mut pair.left, &mut coalescer, now);
+        exchange(&mut pair.right, &mut pair.left, &mut train, &mut coalescer, now);
     };
     (0..20).for_each(&mut tick);
     let warm = on_this_thread();
@@ -71,16 +81,16 @@ fn steady_state_of_the_whole_hot_path_allocates_nothing() {
     assert_eq!(coalescer.counters().packets, 2 * 220 * to_the_left.packets(), "every packet arrived");
 }
 
-fn exchange(
-    from: &mut Side<BoringIdentity>,
-    to: &mut Side<BoringIdentity>,
+fn exchange<I: Identity>(
+    from: &mut Side<I>,
+    to: &mut Side<I>,
+    train: &mut Train,
     coalescer: &mut Coalescer,
     now: Instant,
 ) {
     while let Some(batch) = from.queue.pop() {
-        let batch = batch.finish();
-        to.receive_into(&batch, now, coalescer);
-        from.queue.recycle(batch);
+        train.receive(batch, &mut from.queue);
+        to.receive_into(train, now, coalescer);
         coalescer.flush(|_| Ok(())).expect("nothing fails");
     }
     for side in [from, to] {

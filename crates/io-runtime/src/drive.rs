@@ -192,9 +192,9 @@ impl<I: Identity, P: TunPort> DataPlane<I, P> {
         let Self { tunnel, tun, queue, receiver, counters, .. } = self;
         while let Some((arrival, datagram)) = receiver.datagram() {
             let Some(coalescer) = tun.output(now, counters)? else { return Ok(false) };
-            if let Some(len) = tunnel.receive(datagram, arrival, coalescer.slot(), now, queue) {
-                let committed = coalescer.commit(len);
-                debug_assert!(committed.is_ok(), "output() gives a coalescer with room");
+            if let Some(packet) = tunnel.receive(datagram, arrival, now, queue) {
+                let pushed = coalescer.push(packet);
+                debug_assert!(pushed.is_ok(), "output() gives a coalescer with room");
             }
             receiver.advance();
         }

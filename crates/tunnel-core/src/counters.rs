@@ -125,8 +125,6 @@ counters! {
         rx_no_private_key,
         /// rx: the interface is down.
         rx_link_down,
-        /// rx: the caller's buffer was smaller than the datagram.
-        rx_small_buffer,
         /// rx: refused for a reason that this version does not know.
         rx_other,
     }

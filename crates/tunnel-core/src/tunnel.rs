@@ -7,8 +7,8 @@ use std::{
 };
 
 use encrypt::{
-    DATA_HEADER_LEN, Identity, MAX_CONTROL_LEN, Message, Opened, PeerIndex, PresharedKey, PrivateKey,
-    PublicKey, Session,
+    DATA_HEADER_LEN, Identity, Message, Opened, PeerIndex, PresharedKey, PrivateKey, PublicKey, Reject,
+    Session,
 };
 use gso_queue::{DatagramSink, Destination, Ecn};
 
@@ -141,35 +141,29 @@ impl<I: Identity> Tunnel<I> {
         peer.send(packet, inner.ecn, identity, now, &mut self.shared, sink)
     }
 
-    /// Takes one UDP datagram. `out` must be at least as long as the datagram, and at least
-    /// [`encrypt::MAX_CONTROL_LEN`] bytes.
+    /// Takes one UDP datagram, and opens it in place. What is left of its bytes otherwise is worth nothing.
     ///
-    /// `Some(len)` means that `out[..len]` is an IP packet for the TUN: authenticated, its source checked
-    /// against the peer's allowed IPs, congestion marks folded in. Replies, and packets that waited for the
+    /// `Some` is an IP packet for the TUN: authenticated, its source checked against the peer's allowed IPs,
+    /// congestion marks folded in. Replies, and packets that waited for the
     /// session, go into `sink`; what does not fit there is kept for later, within bounds.
-    pub fn receive<S: DatagramSink>(
+    pub fn receive<'d, S: DatagramSink>(
         &mut self,
-        datagram: &[u8],
+        datagram: &'d mut [u8],
         from: Arrival,
-        out: &mut [u8],
         now: Instant,
         sink: &mut S,
-    ) -> Option<usize> {
+    ) -> Option<&'d mut [u8]> {
         if !self.is_up {
             self.shared.counters.drops.rx_link_down += 1;
             return None;
         }
         let _ = self.flush_control(now, sink); // if the sink is full, what this datagram causes is kept too
-        if out.len() < datagram.len().max(MAX_CONTROL_LEN) {
-            self.shared.counters.drops.rx_small_buffer += 1;
-            return None;
-        }
         if self.identity.is_none() {
             self.shared.counters.drops.rx_no_private_key += 1;
             return None;
         }
         match Message::parse(datagram) {
-            Ok(Message::Data { receiver, .. }) => self.receive_data(receiver, datagram, from, out, now, sink),
+            Ok(Message::Data { receiver, .. }) => self.receive_data(receiver, datagram, from, now, sink),
             Ok(message) => {
                 self.receive_handshake(message, datagram, from, now, sink);
                 None
@@ -293,54 +287,47 @@ impl<I: Identity> Tunnel<I> {
         Ok(())
     }
 
-    fn receive_data<S: DatagramSink>(
+    fn receive_data<'d, S: DatagramSink>(
         &mut self,
         receiver: u32,
-        datagram: &[u8],
+        datagram: &'d mut [u8],
         from: Arrival,
-        out: &mut [u8],
         now: Instant,
         sink: &mut S,
-    ) -> Option<usize> {
+    ) -> Option<&'d mut [u8]> {
         let Self { identity: Some(identity), peers, shared, .. } = self else { return None };
-        let drops = &mut shared.counters.drops;
-        let index = identity.peer_of(receiver);
-        let Some((index, peer)) = index.and_then(|index| Some((index, peers.get_mut(index)?))) else {
-            drops.rx_no_session += 1;
+        let found = identity.peer_of(receiver).and_then(|index| Some((index, peers.get_mut(index)?)));
+        let Some((index, peer)) = found else {
+            shared.counters.drops.rx_no_session += 1;
             return None;
         };
-        let Some(session) = &mut peer.session else {
-            drops.rx_no_session += 1;
-            return None;
+        let opened = match &mut peer.session {
+            Some(session) => session.open(identity, datagram, now),
+            None => Err(Reject::NoSession),
         };
-        let out = &mut out[..datagram.len()];
-        out.copy_from_slice(datagram);
-        match session.open(identity, out, now) {
+        let received = datagram.len();
+        let (packet, confirms) = match opened {
             Ok(Opened::Packet { len, confirms }) => {
-                peer.heard(datagram.len(), from, confirms, now, shared);
-                peer.after_receiving(identity, now, shared, sink);
-                out.copy_within(DATA_HEADER_LEN..DATA_HEADER_LEN + len, 0);
-                self.accept(index, from.ecn, out.get_mut(..len)?)
+                (datagram.get_mut(DATA_HEADER_LEN..)?.get_mut(..len), confirms)
             }
-            Ok(Opened::Keepalive { confirms }) => {
-                peer.heard(datagram.len(), from, confirms, now, shared);
-                shared.counters.traffic.keepalives_received += 1;
-                peer.after_receiving(identity, now, shared, sink);
-                None
-            }
+            Ok(Opened::Keepalive { confirms }) => (None, confirms),
             Ok(_) => {
-                drops.rx_other += 1;
-                None
+                shared.counters.drops.rx_other += 1;
+                return None;
             }
             Err(reject) => {
-                drops.count(reject);
-                None
+                shared.counters.drops.count(reject);
+                return None;
             }
-        }
+        };
+        peer.heard(received, from, confirms, now, shared);
+        shared.counters.traffic.keepalives_received += u64::from(packet.is_none());
+        peer.after_receiving(identity, now, shared, sink);
+        self.accept(index, from.ecn, packet?)
     }
 
     /// Checks a decrypted packet and folds the outer congestion mark into it. `None`: dropped and counted.
-    fn accept(&mut self, from: PeerIndex, outer: Ecn, packet: &mut [u8]) -> Option<usize> {
+    fn accept<'p>(&mut self, from: PeerIndex, outer: Ecn, packet: &'p mut [u8]) -> Option<&'p mut [u8]> {
         let Counters { drops, traffic } = &mut self.shared.counters;
         let Some(inner) = Inner::parse(packet) else {
             drops.rx_not_ip += 1;
@@ -356,7 +343,7 @@ impl<I: Identity> Tunnel<I> {
             inner::set_ecn(packet, ecn);
         }
         traffic.rx_packets += 1;
-        Some(inner.len)
+        packet.get_mut(..inner.len)
     }
 }
 

@@ -193,10 +193,10 @@ fn answer(host: &Host, v6: bool, numbers: &[u8]) {
             TunnelUpdate { private_key: Some(Some(key(number))), peers: vec![us], ..TunnelUpdate::default() };
         let mut sink = Vec::new();
         tunnel.update(update, clock::now(), &mut sink).expect("an update");
-        let (mut datagram, mut packet) = ([0; 2_048], [0; 2_048]);
+        let mut datagram = [0; 2_048];
         thread::spawn(move || {
             while let Ok((len, from)) = socket.recv_from(&mut datagram) {
-                tunnel.receive(&datagram[..len], Arrival::from(from), &mut packet, clock::now(), &mut sink);
+                tunnel.receive(&mut datagram[..len], Arrival::from(from), clock::now(), &mut sink);
                 for (to, reply) in sink.drain(..) {
                     let _ = socket.send_to(&reply, to.remote);
                 }

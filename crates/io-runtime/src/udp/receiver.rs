@@ -105,12 +105,13 @@ impl Receiver {
         Ok(self.filled < self.buffers)
     }
 
-    /// The datagram at hand, with how it came. `None` when all are taken.
-    pub(crate) fn datagram(&self) -> Option<(Arrival, &[u8])> {
+    /// The datagram at hand, to be used up, with how it came. `None` when all are taken.
+    pub(crate) fn datagram(&mut self) -> Option<(Arrival, &mut [u8])> {
         let meta = self.meta[..self.filled].get(self.buffer)?;
         let arrival = Arrival { remote: meta.addr, local: meta.dst_ip.filter(can_pin), ecn: ecn(meta.ecn) };
-        let memory = &self.memory[self.buffer * self.buffer_len..][..self.buffer_len];
-        Some((arrival, &memory[self.offset..self.end_of_datagram(meta)]))
+        let place = self.offset..self.end_of_datagram(meta);
+        let memory = &mut self.memory[self.buffer * self.buffer_len..][..self.buffer_len];
+        Some((arrival, &mut memory[place]))
     }
 
     /// Goes on to the next datagram.

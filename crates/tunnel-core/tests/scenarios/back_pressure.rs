@@ -91,11 +91,10 @@ fn replies_that_do_not_fit_are_sent_when_there_is_room() {
     let mut world: World<Simulated> = World::pair();
     world.send(A, &ping(A, B, 1));
     let initiation = world.intercept(A).remove(0);
-    let mut out = [0; 2048];
     let mut full = Narrow::with_room(0);
     let now = world.now;
     let b = &mut world.nodes[B].tunnel;
-    assert_eq!(b.receive(&initiation.bytes, initiation.arrival(), &mut out, now, &mut full), None);
+    assert_eq!(b.receive(&mut initiation.bytes.clone(), initiation.arrival(), now, &mut full), None);
     let retry = b.poll_timeout().expect("the response waits");
     assert!(retry > now && retry <= now + Duration::from_millis(10), "soon, but not at once");
     b.handle_timeout(retry, &mut full);
@@ -116,11 +115,10 @@ fn waiting_packets_that_do_not_fit_go_on_waiting_in_order() {
     world.arrive(B, &initiation.bytes, initiation.arrival());
     let response = world.intercept(B).remove(0);
 
-    let mut out = [0; 2048];
     let mut sink = Narrow::with_room(4);
     let mut now = world.now;
     let a = &mut world.nodes[A].tunnel;
-    assert_eq!(a.receive(&response.bytes, response.arrival(), &mut out, now, &mut sink), None);
+    assert_eq!(a.receive(&mut response.bytes.clone(), response.arrival(), now, &mut sink), None);
     sink.room = 1;
     assert_eq!(a.send(&ping(A, B, 10), now, &mut sink), Err(SinkFull), "not before those that wait");
     let mut sent = sink.flush(&world.nodes[A]);
@@ -173,7 +171,6 @@ fn timers_interrupted_by_a_full_sink_are_finished_later_without_spinning() {
 fn kept_messages_are_bounded_and_counted_past_the_bound() {
     let mut world: World<Simulated> = World::connected();
     let mut full = Narrow::with_room(0);
-    let mut out = [0; 2048];
     for n in 1..=100 {
         world.now += Duration::from_millis(20); // B answers no sooner again
         let mut a_again: World<Simulated> = World::pair();
@@ -181,7 +178,7 @@ fn kept_messages_are_bounded_and_counted_past_the_bound() {
         a_again.send(A, &ping(A, B, n));
         let initiation = a_again.intercept(A).remove(0);
         let b = &mut world.nodes[B].tunnel;
-        b.receive(&initiation.bytes, initiation.arrival(), &mut out, world.now, &mut full);
+        b.receive(&mut initiation.bytes.clone(), initiation.arrival(), world.now, &mut full);
     }
     assert_eq!(world.nodes[B].count("responses_sent"), 101, "with the one that connected the world");
     let dropped = world.nodes[B].count("tx_control_full");
@@ -195,10 +192,9 @@ fn kept_messages_go_with_their_peer() {
     let mut world: World<Simulated> = World::pair();
     world.send(A, &ping(A, B, 1));
     let initiation = world.intercept(A).remove(0);
-    let mut out = [0; 2048];
     let mut full = Narrow::with_room(0);
     let b = &mut world.nodes[B].tunnel;
-    b.receive(&initiation.bytes, initiation.arrival(), &mut out, world.now, &mut full);
+    b.receive(&mut initiation.bytes.clone(), initiation.arrival(), world.now, &mut full);
     let mut peer = world.about(A);
     peer.remove = true;
     world.update(B, peer);
@@ -212,7 +208,6 @@ fn whatever_room_the_sink_has_every_packet_arrives_in_order() {
         let mut random = Random(seed);
         let mut world: World<Simulated> = World::pair();
         let mut sink = Narrow::default();
-        let mut out = [0; 2048];
         let mut sent = 0;
         let mut turns = 0;
         while sent < 60 || world.nodes[B].delivered.len() < 60 {
@@ -243,7 +238,7 @@ fn whatever_room_the_sink_has_every_packet_arrives_in_order() {
                 for datagram in world.intercept(B) {
                     let a = &mut world.nodes[A].tunnel;
                     assert_eq!(
-                        a.receive(&datagram.bytes, datagram.arrival(), &mut out, now, &mut sink),
+                        a.receive(&mut datagram.bytes.clone(), datagram.arrival(), now, &mut sink),
                         None
                     );
                 }

@@ -6,13 +6,12 @@ use proptest::prelude::*;
 use tunnel_core::Arrival;
 
 use crate::native::Simulated;
-use crate::world::{A, B, Datagram, Kind, World, kinds, on_every_backend, packet, ping};
+use crate::world::{A, B, Datagram, Kind, World, kinds, on_every_backend, ping};
 
 on_every_backend! {
     truncated_lengthened_and_flipped_datagrams_are_dropped_and_counted,
     replayed_datagrams_are_dropped_and_counted,
     handshakes_from_strangers_are_dropped_and_counted,
-    a_buffer_smaller_than_the_datagram_drops_it_and_the_session_survives,
     authenticated_garbage_is_not_delivered,
 }
 
@@ -89,21 +88,6 @@ fn handshakes_from_strangers_are_dropped_and_counted<I: Identity>() {
     world.arrive(B, &initiation.bytes, initiation.arrival());
     assert_eq!(world.nodes[B].drops(), [("rx_unknown_peer", 1)]);
     assert_eq!(world.intercept(B), []);
-}
-
-fn a_buffer_smaller_than_the_datagram_drops_it_and_the_session_survives<I: Identity>() {
-    let mut world: World<I> = World::connected();
-    world.send(A, &packet("10.0.0.1", "10.0.0.2", Ecn::NotEct, &[1; 1000]));
-    let datagram = world.intercept(A).remove(0);
-    let now = world.now;
-    let b = &mut world.nodes[B];
-    for len in [0, 147, datagram.bytes.len() - 1] {
-        let mut out = vec![0; len];
-        let from = datagram.arrival();
-        assert_eq!(b.tunnel.receive(&datagram.bytes, from, &mut out, now, &mut b.sink), None);
-    }
-    assert_eq!(b.drops(), [("rx_small_buffer", 3)]);
-    assert!(world.arrive(B, &datagram.bytes, datagram.arrival()).is_some(), "nothing was consumed");
 }
 
 fn authenticated_garbage_is_not_delivered<I: Identity>() {

@@ -35,9 +35,6 @@ pub(crate) use on_every_backend;
 #[expect(clippy::disallowed_methods, reason = "one base instant, to which simulations add offsets")]
 pub(crate) static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 
-/// Longer than any datagram.
-const BUFFER: usize = 1 << 16;
-
 /// One tunnel with its endpoint, its sink, and the packets that came out of it.
 pub(crate) struct Node<I: Identity> {
     pub(crate) tunnel: Tunnel<I>,
@@ -174,11 +171,10 @@ impl<I: Identity> World<I> {
     /// A datagram arrives, whoever sent it; gives the inner packet if there is one.
     pub(crate) fn arrive(&mut self, node: usize, bytes: &[u8], from: Arrival) -> Option<Vec<u8>> {
         let node = &mut self.nodes[node];
-        let mut out = vec![0; BUFFER];
-        let len = node.tunnel.receive(bytes, from, &mut out, self.now, &mut node.sink)?;
-        out.truncate(len);
-        node.delivered.push(out.clone());
-        Some(out)
+        let mut datagram = bytes.to_vec();
+        let packet = node.tunnel.receive(&mut datagram, from, self.now, &mut node.sink)?.to_vec();
+        node.delivered.push(packet.clone());
+        Some(packet)
     }
 
     /// The kinds of all that `node` has sent so far.
