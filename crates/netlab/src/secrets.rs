@@ -51,6 +51,16 @@ impl Secrets {
         }
     }
 
+    /// All of several.
+    pub fn of<'a>(several: impl IntoIterator<Item = &'a Self>) -> Self {
+        let mut all = Self::default();
+        for secrets in several {
+            all.names.extend_from_slice(&secrets.names);
+            all.patterns.extend_from_slice(&secrets.patterns);
+        }
+        all
+    }
+
     /// Their names.
     pub fn names(&self) -> &[String] {
         &self.names

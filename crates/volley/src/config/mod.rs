@@ -139,6 +139,14 @@ impl Config {
         })
     }
 
+    /// Wipes every secret key of it.
+    pub(crate) fn forget_keys(&mut self) {
+        self.interface.private_key = None;
+        for peer in &mut self.peers {
+            peer.preshared_key = None;
+        }
+    }
+
     /// The allowed IPs that are in force when WireGuard has read the file: of several sections of one peer the last
     /// counts, and of several peers with one prefix the last has it. A peer with our own key has none.
     pub fn allowed_ips(&self) -> Vec<IpNet> {

@@ -70,6 +70,11 @@ impl ConfigFile {
         &self.text
     }
 
+    /// Wipes it.
+    pub(super) fn forget_text(&mut self) {
+        self.text = SecretText::default();
+    }
+
     pub(super) fn parse(&self) -> Result<Config, Trouble> {
         let config: Config = self.text.parse().or_trouble(self.path.display())?;
         Ok(config)

@@ -47,9 +47,9 @@ use crate::{Trouble, WithFix, config, config::Config, output, signals::event_loo
 /// asked to end, it takes down what it has brought up.
 pub(crate) fn up(argument: &str, running: bool, foreground: bool) -> Result<(), Trouble> {
     let (runtime, mut end) = event_loop()?;
-    let file = ConfigFile::read(argument)?;
-    let config = file.parse()?;
-    let name = &file.interface;
+    let mut file = ConfigFile::read(argument)?;
+    let mut config = file.parse()?;
+    let name = &file.interface.clone();
     require_privilege()?;
     run(runtime, async {
         let net = Net::open().or_trouble("cannot open a netlink socket")?;
@@ -75,6 +75,11 @@ pub(crate) fn up(argument: &str, running: bool, foreground: bool) -> Result<(), 
         let _ = sd_notify::notify(&[NotifyState::Ready]);
         if !foreground && !first_process::is_this() {
             return Ok(());
+        }
+        // Hooks are told all of the file; nobody else needs its keys any more.
+        if config.interface.hooks.pre_down.is_empty() && config.interface.hooks.post_down.is_empty() {
+            file.forget_text();
+            config.forget_keys();
         }
         let (ending, ended) = tokio::select! {
             ended = first_process::ended(daemon) => (Ending::Leftovers, ended),
