@@ -26,6 +26,11 @@ pub(crate) struct Test {
     package: Vec<String>,
 }
 
+/// What a developer runs for a few hundred seeds is run for so many when everything is: minutes on two cores.
+const SEEDS: &str = "10000";
+/// Where seeded tests look for how many (`seeds::Seeds::variable`).
+const SEEDED: [&str; 2] = ["VOLLEY_SIMULATION_SEEDS", "VOLLEY_ORACLE_SEEDS"];
+
 /// What the harnesses said, and what the tests wrote down.
 #[derive(Debug, Default)]
 struct Run {
@@ -54,14 +59,15 @@ impl Test {
             say!("== features\n");
             features::check()?;
         }
-        let mut runs = vec![Run::of(&selection, None)?];
+        let seeds = if self.package.is_empty() { &SEEDED[..] } else { &[] };
+        let mut runs = vec![Run::of(&selection, None, seeds)?];
         if self.package.is_empty() || self.package.iter().any(|package| package == "volley") {
             // The same selection, so that cargo need not build anything again.
             let tests = environments::repeated()?.into_iter().map(|test| format!("--test={test}"));
             let repeated: Vec<_> = selection.into_iter().chain(tests).collect();
             for environment in Environment::ALL {
                 say!("\n== {}\n", environment.name());
-                runs.push(Run::of(&repeated, Some(environment))?);
+                runs.push(Run::of(&repeated, Some(environment), &[])?);
             }
         }
         conclude(&runs)
@@ -69,10 +75,13 @@ impl Test {
 }
 
 impl Run {
-    fn of(selection: &[String], environment: Option<Environment>) -> Result<Self> {
+    /// With [`SEEDS`] in those of the variables that are not set.
+    fn of(selection: &[String], environment: Option<Environment>, seeds: &[&str]) -> Result<Self> {
         let (not_run, not_applying) = (Notes::new("not-run"), Notes::new("does-not-apply"));
         let mut cargo = cargo::cargo();
         cargo.args(["test", "--no-fail-fast"]).args(selection);
+        let unset = seeds.iter().filter(|variable| std::env::var_os(variable).is_none());
+        cargo.envs(unset.map(|variable| (variable, SEEDS)));
         cargo.env(netlab::NOT_RUN_FILE, &not_run.file).env(netlab::DOES_NOT_APPLY_FILE, &not_applying.file);
         match environment {
             Some(environment) => cargo.env(netlab::ENVIRONMENT, environment.name()),

@@ -2,16 +2,18 @@
 //! implementation. Whatever the network does, only what was sent is delivered, each message at most once; and once the network
 //! is good again, a handshake from either side succeeds and data flows both ways.
 //!
-//! `VOLLEY_ORACLE_SEEDS=10000 cargo test --release -p encrypt --test oracle` for the long run; `VOLLEY_ORACLE_FIRST_SEED` says where
-//! to begin. A failure names its seed. (boringtun draws its own keys and reads the clock, so only the schedule and the
-//! native ends are the same again.)
+//! `VOLLEY_ORACLE_SEEDS=10000 cargo test -p encrypt --test oracle` for the long run, as in CI. A failure tells how to replay its
+//! schedule. (boringtun draws its own keys and reads the clock, so only that and the native ends are the same again.)
 
 mod support;
 
 use std::{
     collections::BTreeSet,
     net::IpAddr,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::{Duration, Instant, SystemTime},
 };
 
@@ -365,29 +367,22 @@ impl Conversation {
     }
 }
 
-fn number(variable: &str, default: u64) -> u64 {
-    std::env::var(variable).map_or(default, |text| text.parse().expect("a number"))
-}
+const SEEDS: seeds::Seeds =
+    seeds::Seeds { variable: "VOLLEY_ORACLE", default: 300, test: "cargo test -p encrypt --test oracle" };
 
 #[test]
 fn native_and_boringtun_understand_each_other_in_every_mix() {
-    let first = number("VOLLEY_ORACLE_FIRST_SEED", 0);
-    let seeds = number("VOLLEY_ORACLE_SEEDS", 300);
-    let mut delivered = 0;
-    for seed in first..first + seeds {
-        let talk = std::panic::catch_unwind(|| {
-            let mut talk = Conversation::new(seed);
-            talk.bad_network();
-            let through_the_bad = talk.received.iter().map(BTreeSet::len).sum::<usize>() as u64;
-            let initiator = talk.rng.below(2);
-            talk.good_network(initiator);
-            talk.good_network(1 - initiator);
-            through_the_bad
-        });
-        delivered += talk.unwrap_or_else(|_| {
-            panic!("seed {seed}: VOLLEY_ORACLE_FIRST_SEED={seed} VOLLEY_ORACLE_SEEDS=1 replays its schedule")
-        });
-    }
+    let delivered = AtomicU64::new(0);
+    let seeds = SEEDS.run(|seed| {
+        let mut talk = Conversation::new(seed);
+        talk.bad_network();
+        let through_the_bad: usize = talk.received.iter().map(BTreeSet::len).sum();
+        let initiator = talk.rng.below(2);
+        talk.good_network(initiator);
+        talk.good_network(1 - initiator);
+        delivered.fetch_add(through_the_bad as u64, Relaxed);
+    });
+    let delivered = delivered.into_inner();
     assert!(
         delivered > seeds / 2,
         "the bad network let something through: {delivered} packets of {seeds} conversations"

@@ -1,5 +1,6 @@
 //! Whole tunnels in memory, with simulated time: one scenario per file.
 
+#[expect(dead_code, reason = "the simulation uses the rest")]
 mod native;
 mod netem;
 mod probe;

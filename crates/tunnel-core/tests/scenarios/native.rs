@@ -1,6 +1,8 @@
 //! The native backend in simulated time: its wall clock is the simulation's, and its random numbers are the same in each run.
 
 use std::{
+    cell::{Cell, RefCell},
+    collections::BTreeMap,
     net::SocketAddr,
     time::{Duration, Instant, SystemTime},
 };
@@ -16,8 +18,36 @@ use crate::{
     world::START,
 };
 
-/// What the wall clock shows at [`START`].
-const START_OF_TIME: Duration = Duration::from_secs(1_700_000_000);
+/// What the wall clock shows at [`START`], in seconds since 1970.
+const START_OF_TIME: i64 = 1_700_000_000;
+
+thread_local! {
+    /// Part of the seed of all random numbers.
+    static SEED: Cell<u64> = const { Cell::new(0) };
+    /// How many seconds the wall clocks are ahead of the time that has passed since [`START`], by private key.
+    static AHEAD: RefCell<BTreeMap<[u8; 32], i64>> = const { RefCell::new(BTreeMap::new()) };
+}
+
+/// From now on random numbers on this thread come from `seed`, and all wall clocks are right.
+pub(crate) fn begin(seed: u64) {
+    SEED.set(seed);
+    AHEAD.with_borrow_mut(BTreeMap::clear);
+}
+
+/// Sets the wall clock of the node with this key: so many seconds ahead.
+pub(crate) fn set_clock(key: &PrivateKey, ahead: i64) {
+    let key = key.clone().clamped(); // as a tunnel keeps it
+    AHEAD.with_borrow_mut(|all| all.insert(*key.as_bytes(), ahead));
+}
+
+/// The wall clock of the node with this key; before 1970, too.
+fn wall_clock(key: &[u8; 32], since_start: Duration) -> SystemTime {
+    let ahead = AHEAD.with_borrow(|all| all.get(key).copied().unwrap_or_default());
+    let start = START_OF_TIME + ahead;
+    let seconds = Duration::from_secs(start.unsigned_abs());
+    let start = if start < 0 { SystemTime::UNIX_EPOCH - seconds } else { SystemTime::UNIX_EPOCH + seconds };
+    start + since_start
+}
 
 /// [`NativeIdentity`] with nothing from outside the simulation.
 pub(crate) struct Simulated(NativeIdentity);
@@ -30,13 +60,14 @@ impl Identity for Simulated {
 
     fn new(private_key: &PrivateKey, now: Instant) -> Self {
         let since_start = |now: Instant| now.saturating_duration_since(*START);
-        let [seed @ .., _, _, _, _, _, _, _, _] = *private_key.as_bytes();
-        let seed = seed.iter().fold(since_start(now).as_nanos() as u64, |seed, byte| {
+        let key = *private_key.as_bytes();
+        let born = SEED.get().rotate_left(32) ^ since_start(now).as_nanos() as u64;
+        let seed = key.iter().fold(born, |seed, byte| {
             seed.rotate_left(7).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ u64::from(*byte)
         });
         let environment = Environment {
             rng: Box::new(SplitMix(seed)),
-            wall: Box::new(move |now| SystemTime::UNIX_EPOCH + START_OF_TIME + since_start(now)),
+            wall: Box::new(move |now| wall_clock(&key, since_start(now))),
         };
         Self(NativeIdentity::with(private_key, environment))
     }

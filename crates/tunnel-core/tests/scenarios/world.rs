@@ -46,6 +46,10 @@ pub(crate) struct Node<I: Identity> {
     pub(crate) delivered: Vec<Vec<u8>>,
     /// The network does not reach this node.
     pub(crate) unplugged: bool,
+    /// What this node sends gets nowhere.
+    pub(crate) muted: bool,
+    /// Nothing reaches it and no time passes for it, until it wakes.
+    pub(crate) asleep: bool,
 }
 
 /// Nodes joined by a network. `PAIR` scenarios use nodes [`A`] and [`B`].
@@ -78,6 +82,8 @@ impl<I: Identity> Node<I> {
             sink: Vec::new(),
             delivered: Vec::new(),
             unplugged: false,
+            muted: false,
+            asleep: false,
         };
         let update = TunnelUpdate { private_key: Some(Some(key)), ..TunnelUpdate::default() };
         node.tunnel.update(update, *START, &mut node.sink).unwrap();
@@ -210,13 +216,14 @@ impl<I: Identity> World<I> {
     /// The next thing that happens, if it happens before `end`.
     fn step(&mut self, end: Instant) -> bool {
         self.transmit();
-        let timers = self.nodes.iter().filter_map(|node| node.tunnel.poll_timeout());
+        let awake = self.nodes.iter().filter(|node| !node.asleep);
+        let timers = awake.filter_map(|node| node.tunnel.poll_timeout());
         let Some(next) = timers.chain(self.network.next_arrival()).min().filter(|next| *next <= end) else {
             return false;
         };
         self.now = self.now.max(next);
         self.deliver();
-        for node in &mut self.nodes {
+        for node in self.nodes.iter_mut().filter(|node| !node.asleep) {
             if node.tunnel.poll_timeout().is_some_and(|at| at <= self.now) {
                 node.tunnel.handle_timeout(self.now, &mut node.sink);
                 let next = node.tunnel.poll_timeout();
@@ -236,7 +243,7 @@ impl<I: Identity> World<I> {
                     datagram.to.local = None;
                 }
                 self.wire.push(datagram.clone());
-                if !self.nodes[node].unplugged {
+                if !self.nodes[node].unplugged && !self.nodes[node].muted {
                     self.network.send(datagram, self.now);
                 }
             }
@@ -245,7 +252,7 @@ impl<I: Identity> World<I> {
 
     fn deliver(&mut self) {
         while let Some(datagram) = self.network.arrive(self.now) {
-            let at = |node: &Node<I>| node.address == datagram.to.remote && !node.unplugged;
+            let at = |node: &Node<I>| node.address == datagram.to.remote && !node.unplugged && !node.asleep;
             if let Some(node) = self.nodes.iter().position(at) {
                 self.arrive(node, &datagram.bytes, datagram.arrival());
             }
@@ -301,7 +308,7 @@ pub(crate) fn take(prefix: &str) -> AllowedIpUpdate {
     AllowedIpUpdate::Remove(prefix.parse().unwrap())
 }
 
-pub(crate) fn seconds(seconds: u64) -> Duration {
+pub(crate) const fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
