@@ -31,8 +31,20 @@ pub(crate) fn cargo() -> Command {
 /// Builds the daemon in release and gives its path.
 pub(crate) fn build_volley() -> Result<PathBuf> {
     tell!("Building volley in release …");
+    build(cargo())
+}
+
+/// The same with a cipher that does nothing, apart from every other build.
+pub(crate) fn build_volley_without_cipher() -> Result<PathBuf> {
+    tell!("Building a volley that protects nothing …");
+    let mut cargo = cargo();
+    cargo.env("CARGO_TARGET_DIR", root().join("target/no-cipher")).env("RUSTFLAGS", "--cfg volley_no_cipher");
+    build(cargo)
+}
+
+fn build(mut cargo: Command) -> Result<PathBuf> {
     let arguments = ["build", "--release", "--package", "volley", "--bin", "volley"];
-    let output = cargo()
+    let output = cargo
         .args(arguments)
         .args(["--message-format", "json-render-diagnostics"])
         .stderr(Stdio::inherit())

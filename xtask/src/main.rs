@@ -9,6 +9,7 @@
 #[macro_use]
 mod output;
 
+mod bars;
 mod bench;
 mod cargo;
 mod compare;
@@ -16,6 +17,8 @@ mod demo;
 mod flood;
 mod measure;
 mod modes;
+mod one_end;
+mod peers;
 mod profile;
 mod table;
 mod test;
@@ -51,6 +54,9 @@ enum Command {
     Compare(compare::Compare),
     /// Flood a running tunnel with handshakes, and have crowds of honest clients come at once.
     Flood(flood::Flood),
+    /// Measure one end of a tunnel alone, sending and receiving: what a daemon carries and costs without the other end's
+    /// part in it.
+    OneEnd(one_end::OneEnd),
 }
 
 fn main() -> ExitCode {
@@ -63,6 +69,7 @@ fn main() -> ExitCode {
         Command::Bench(bench) => bench.run(),
         Command::Compare(compare) => compare.run(),
         Command::Flood(flood) => flood.run(),
+        Command::OneEnd(one_end) => one_end.run(),
     };
     match outcome {
         Ok(()) if output::is_lost() => ExitCode::FAILURE,

@@ -10,6 +10,8 @@ mod ethtool;
 mod known_peer;
 mod link;
 mod namespace;
+mod one_end;
+mod placement;
 mod require;
 mod secrets;
 mod traffic;
@@ -17,13 +19,18 @@ mod tunnel;
 mod uapi;
 mod wire;
 
-pub use account::{KernelCounters, Memory, machine_busy, process_cpu, process_memory};
+pub use account::{KernelCounters, Memory, machine_busy, process_cpu, process_memory, thread_cpu};
 pub use daemon::{Daemon, Implementation};
 pub use emulator::{Emulator, Impairment, PathCounters};
 pub use environment::{ENVIRONMENT, Environment};
 pub use known_peer::{HandshakeSecrets, KnownPeer, Word, public_key, random_key};
 pub use link::{InterfaceCounters, connect};
 pub use namespace::{Host, enter_user_namespace, unavailable};
+pub use one_end::{
+    FULL_TRAIN, FarCipher, Incoming, InnerProtocol, Measured, OneEnd, OneEndPlan, Outgoing, PACKET_LEN,
+    super_packet,
+};
+pub use placement::Placement;
 pub use require::{DOES_NOT_APPLY_FILE, NOT_RUN_FILE, Need, REQUIRE_ALL, can_run, find_program, not_run};
 pub use secrets::{Secrets, base64, hex};
 pub use traffic::{

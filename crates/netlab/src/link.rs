@@ -1,6 +1,12 @@
 //! Links and addresses, through rtnetlink: what `ip` would do, without `ip`.
 
-use std::{fs, future::Future, net::IpAddr, thread, time::Duration};
+use std::{
+    fs,
+    future::Future,
+    net::{IpAddr, Ipv4Addr},
+    thread,
+    time::Duration,
+};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use futures_util::TryStreamExt;
@@ -50,6 +56,18 @@ pub fn connect(a: &Host, a_name: &str, b: &Host, b_name: &str, mtu: u32) -> Resu
         .with_context(|| format!("veth between {} and {}", a.name(), b.name()))?;
     a.set_up(a_name)?;
     b.set_up(b_name)
+}
+
+impl InterfaceCounters {
+    /// Reads those of an interface in the network namespace of a process.
+    ///
+    /// # Errors
+    /// When there is no such process, or its namespace has no such interface.
+    pub fn of_process(pid: u32, interface: &str) -> Result<Self> {
+        let file = format!("/proc/{pid}/net/dev");
+        let text = fs::read_to_string(&file).with_context(|| file.clone())?;
+        parse_counters(&text, interface).with_context(|| format!("no {interface} in {file}"))
+    }
 }
 
 impl Host {
@@ -146,6 +164,17 @@ impl Host {
             Ok(netlink.route().add(route).execute().await?)
         })
         .with_context(|| format!("route {prefix}/{prefix_len} by {interface} of {}", self.name()))
+    }
+
+    /// Routes a prefix of IPv4 to a neighbour.
+    ///
+    /// # Errors
+    /// When nobody knows the way to the neighbour, or the route is there already.
+    pub fn add_route_via(&self, prefix: Ipv4Addr, prefix_len: u8, gateway: Ipv4Addr) -> Result<()> {
+        let route = RouteMessageBuilder::<Ipv4Addr>::new();
+        let route = route.destination_prefix(prefix, prefix_len).gateway(gateway).build();
+        self.netlink(move |netlink| async move { Ok(netlink.route().add(route).execute().await?) })
+            .with_context(|| format!("route {prefix}/{prefix_len} to {gateway} of {}", self.name()))
     }
 
     /// Whether the host has an interface of that name.

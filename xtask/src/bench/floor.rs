@@ -5,7 +5,7 @@
 
 use std::{
     io::{IoSlice, IoSliceMut},
-    net::UdpSocket,
+    net::{Ipv4Addr, UdpSocket},
     os::fd::AsRawFd,
     time::{Duration, Instant},
 };
@@ -15,16 +15,16 @@ use encrypt::{
     DATA_OVERHEAD, INITIATION_LEN, Identity, MAX_CONTROL_LEN, Opened, PeerIndex, PrivateKey, Session,
     SessionConfig, boring::BoringIdentity,
 };
-use netlab::{Host, Side, clock};
+use netlab::{Host, PACKET_LEN, Side, clock, super_packet};
 use nix::sys::socket::{
     ControlMessage, ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, sendmsg, setsockopt, sockopt,
 };
-use tun_device::{GsoType, LinuxTun, MAX_FRAME_LEN, TunDevice, TunOptions, VNET_HEADER_LEN, VnetHeader};
+use tun_device::{LinuxTun, MAX_FRAME_LEN, TunDevice, TunOptions, VNET_HEADER_LEN};
 
 use crate::table::Table;
 
 /// Inner MTU, and the packets that fill it, bytes.
-const PACKET: usize = 1_420;
+const PACKET: usize = PACKET_LEN;
 /// A data message of such a packet, padded to 16 bytes but never past the MTU.
 const DATAGRAM: usize = PACKET + DATA_OVERHEAD;
 /// As many as one send takes: 65,507 bytes over IPv4.
@@ -33,6 +33,9 @@ const TRAIN: usize = 65_507 / DATAGRAM;
 const HEADERS: usize = 40;
 /// Packets of the longest super-packet.
 const SUPER: usize = (65_535 - HEADERS) / (PACKET - HEADERS);
+/// Whose packets are forwarded, and to whom.
+const ENTRY: Ipv4Addr = Ipv4Addr::new(10, 78, 1, 2);
+const EXIT: Ipv4Addr = Ipv4Addr::new(10, 78, 2, 2);
 /// Repetitions; the median of them counts, so an interruption does not.
 const REPETITIONS: usize = 400;
 
@@ -119,7 +122,7 @@ fn per_64_kib(times: Vec<Duration>, bytes: usize) -> Result<Duration> {
 fn aead() -> Result<(Duration, Duration)> {
     let now = clock::now();
     let (mut left, mut right, mut identity) = connected(now)?;
-    let packet = super_packet(1);
+    let packet = super_packet(ENTRY, EXIT, 1);
     let packet = &packet[VNET_HEADER_LEN..];
     let mut train = vec![0; TRAIN * DATAGRAM];
     let (mut seals, mut opens) = (Vec::new(), Vec::new());
@@ -222,7 +225,7 @@ fn tun() -> Result<(Duration, Duration)> {
     }
     host.sysctl("net/ipv4/ip_forward", "1")?;
 
-    let frame = super_packet(SUPER);
+    let frame = super_packet(ENTRY, EXIT, SUPER);
     let mut buffer = vec![0; MAX_FRAME_LEN];
     let (mut writes, mut reads) = (Vec::new(), Vec::new());
     for _ in 0..REPETITIONS {
@@ -243,54 +246,6 @@ fn tun() -> Result<(Duration, Duration)> {
     }
     let bytes = frame.len() - VNET_HEADER_LEN;
     Ok((per_64_kib(writes, bytes)?, per_64_kib(reads, bytes)?))
-}
-
-/// A TCP super-packet of full segments from 10.78.1.2 to 10.78.2.2 with its virtio-net header; one segment is a plain
-/// packet.
-fn super_packet(segments: usize) -> Vec<u8> {
-    let payload = PACKET - HEADERS;
-    let len = HEADERS + segments * payload;
-    let mut frame = vec![0x5a; VNET_HEADER_LEN + len];
-    let Some((virtio, packet)) = frame.split_first_chunk_mut() else {
-        unreachable!("longer than the header")
-    };
-    let gso_type = if segments > 1 { GsoType::TcpV4 } else { GsoType::None };
-    let header = VnetHeader {
-        needs_checksum: true,
-        gso_type,
-        ecn: false,
-        hdr_len: HEADERS as u16,
-        gso_size: if segments > 1 { payload as u16 } else { 0 },
-        csum_start: 20,
-        csum_offset: 16,
-    };
-    header.write_to(virtio);
-    let [high, low] = (len as u16).to_be_bytes();
-    packet[..20]
-        .copy_from_slice(&[0x45, 0, high, low, 0, 0, 0x40, 0, 64, TCP, 0, 0, 10, 78, 1, 2, 10, 78, 2, 2]);
-    let checksum = !sum(&packet[..20]);
-    packet[10..12].copy_from_slice(&checksum.to_be_bytes());
-    // Ports, sequence, acknowledgement, 20 bytes of header, ACK, window, checksum, no urgent data.
-    packet[20..40].copy_from_slice(&[
-        0x9c, 0x40, 0x14, 0x51, 0, 0, 0, 1, 0, 0, 0, 1, 0x50, 0x10, 0xff, 0xff, 0, 0, 0, 0,
-    ]);
-    // The pseudo-header's sum alone: the kernel finishes it.
-    let [high, low] = ((len - 20) as u16).to_be_bytes();
-    let pseudo = sum(&[10, 78, 1, 2, 10, 78, 2, 2, 0, TCP, high, low]);
-    packet[36..38].copy_from_slice(&pseudo.to_be_bytes());
-    frame
-}
-
-const TCP: u8 = 6;
-
-/// RFC 1071, not complemented.
-fn sum(bytes: &[u8]) -> u16 {
-    let words = bytes.chunks_exact(2).map(|word| u32::from(u16::from_be_bytes([word[0], word[1]])));
-    let mut sum: u32 = words.sum();
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    sum as u16
 }
 
 #[cfg(test)]

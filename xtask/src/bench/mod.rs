@@ -112,7 +112,7 @@ impl Bench {
             write(&folder, &report)?;
         }
         if let Some(file) = &self.json {
-            fs::write(file, to_json(&machine, &results, rounds, &settings)?)
+            fs::write(file, to_json(&machine, &results, rounds, settings.time)?)
                 .with_context(|| file.display().to_string())?;
         }
         ensure!(

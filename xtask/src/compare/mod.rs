@@ -1,6 +1,5 @@
 //! `cargo xtask compare`: Volley beside every other userspace WireGuard that is installed, on equal terms.
 
-mod peers;
 mod proof;
 
 use std::{fs, path::PathBuf};
@@ -9,12 +8,10 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use netlab::Implementation;
 
-use self::{
+use self::proof::verdicts;
+use crate::{
+    measure::{Case, Column, Machine, Results, Settings, estimate, plan, run_rounds, to_json, volley_binary},
     peers::{Peer, known_peers},
-    proof::verdicts,
-};
-use crate::measure::{
-    Case, Column, Machine, Results, Settings, estimate, plan, run_rounds, to_json, volley_binary,
 };
 
 /// Measures Volley and every other implementation in turn, all with their default settings over the same link.
@@ -77,7 +74,7 @@ impl Compare {
             fs::write(file, &report).with_context(|| file.display().to_string())?;
         }
         if let Some(file) = &self.json {
-            fs::write(file, to_json(&machine, &results, rounds, &settings)?)
+            fs::write(file, to_json(&machine, &results, rounds, settings.time)?)
                 .with_context(|| file.display().to_string())?;
         }
         let volley_complete =

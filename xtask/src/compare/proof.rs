@@ -2,8 +2,10 @@
 
 use std::fmt;
 
-use super::peers::KNOWN;
-use crate::measure::{Case, Metric, Results};
+use crate::{
+    measure::{Case, Figure as _, Metric, Results},
+    peers::KNOWN,
+};
 
 /// One goal: how many times better than the best of the known implementations.
 struct Goal {

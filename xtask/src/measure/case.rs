@@ -10,8 +10,8 @@ use netlab::{
 use serde::Serialize;
 
 use super::{
-    ladder::{Rung, highest_rate},
-    results::Better,
+    ladder::{Ladder, Rung},
+    results::{Better, Figure, Subject},
 };
 
 /// One kind of traffic.
@@ -78,10 +78,9 @@ const WARM_UP: Duration = Duration::from_millis(500);
 /// What a lost ping counts for in percentiles.
 pub(crate) const LOST: Duration = Duration::from_secs(1);
 
-impl Case {
-    /// What it is called in tables.
-    pub(crate) const fn title(self) -> &'static str {
-        match self {
+impl Subject for Case {
+    fn title(&self) -> String {
+        let title = match self {
             Self::Tcp1 => "TCP, 1 stream",
             Self::Tcp8 => "TCP, 8 streams",
             Self::TcpRev => "TCP, 1 stream, reverse",
@@ -93,9 +92,12 @@ impl Case {
             Self::Ping => "ping, idle",
             Self::PingLoad => "ping under TCP",
             Self::Rss => "memory under load",
-        }
+        };
+        title.to_owned()
     }
+}
 
+impl Case {
     /// Every case. Memory comes last, so that it shows what the others left.
     pub(crate) fn all() -> Vec<Self> {
         Self::value_variants().to_vec()
@@ -145,9 +147,8 @@ impl fmt::Display for Case {
     }
 }
 
-impl Metric {
-    /// What it is called in tables.
-    pub(crate) const fn title(self) -> &'static str {
+impl Figure for Metric {
+    fn title(self) -> &'static str {
         match self {
             Self::Gbps => "Gbit/s",
             Self::MachineCpuPerGb => "CPU s/GB, machine",
@@ -159,16 +160,14 @@ impl Metric {
         }
     }
 
-    /// Which way is good.
-    pub(crate) const fn better(self) -> Better {
+    fn better(self) -> Better {
         match self {
             Self::Gbps | Self::PacketsPerSecond => Better::Higher,
             _ => Better::Lower,
         }
     }
 
-    /// A figure as a table shows it.
-    pub(crate) fn format(self, value: f64) -> String {
+    fn format(self, value: f64) -> String {
         match self {
             Self::PacketsPerSecond | Self::P50 | Self::P99 => format!("{value:.0}"),
             Self::PeakRss => format!("{value:.1}"),
@@ -233,13 +232,13 @@ impl Cpu {
 
 fn udp_ladder(tunnel: &Tunnel, settings: &Settings, size: usize) -> Result<Vec<(Metric, f64)>> {
     let (from, to) = (tunnel.host(Side::A), tunnel.host(Side::B));
-    let best = highest_rate(|offered| {
+    let best = Ladder::DATAGRAMS.highest_rate(|offered| {
         let plan = UdpPlan { size, rate: offered as u64, duration: settings.rung };
         let report = udp_stream(from, to, Side::B.inner_v4(), plan)?;
         let sent = report.sent_rate();
-        Ok(Rung { offered, sent, delivered: sent * (1.0 - report.loss()), loss: report.loss() })
+        Ok((Rung { offered, sent, delivered: sent * (1.0 - report.loss()), loss: report.loss() }, ()))
     })?;
-    let best = best.context("datagrams are lost at every rate")?;
+    let (best, ()) = best.context("datagrams are lost at every rate")?;
     Ok(vec![(Metric::PacketsPerSecond, best.delivered)])
 }
 

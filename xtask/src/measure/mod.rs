@@ -16,9 +16,10 @@ use anyhow::{Context, Result, ensure};
 use crate::cargo;
 
 pub(crate) use case::{Case, LOST, Metric, Settings};
+pub(crate) use ladder::{Ladder, Rung};
 pub(crate) use machine::Machine;
-pub(crate) use results::Results;
-pub(crate) use rounds::{Column, Underlay, estimate, run_rounds};
+pub(crate) use results::{Better, Figure, Results, Subject};
+pub(crate) use rounds::{Column, Underlay, estimate, progress, run_rounds};
 
 /// The binary that the command line names, or a fresh one.
 pub(crate) fn volley_binary(named: Option<&Path>) -> Result<PathBuf> {
@@ -37,16 +38,16 @@ pub(crate) fn plan(rounds: u32, seconds: f64, quick: bool) -> Result<(u32, Setti
 }
 
 /// Every sample and what it was measured on.
-pub(crate) fn to_json(
+pub(crate) fn to_json<C: Subject, M: Figure>(
     machine: &Machine,
-    results: &Results,
+    results: &Results<C, M>,
     rounds: u32,
-    settings: &Settings,
+    time: Duration,
 ) -> Result<String> {
     let value = serde_json::json!({
         "machine": machine,
         "rounds": rounds,
-        "seconds": settings.time.as_secs_f64(),
+        "seconds": time.as_secs_f64(),
         "columns": results.columns(),
         "notes": results.notes(),
         "series": results.series()?,

@@ -35,34 +35,53 @@ impl Better {
     }
 }
 
+/// What is measured: a row of tables, in their order.
+pub(crate) trait Subject: Copy + Ord + Serialize {
+    /// What it is called in tables.
+    fn title(&self) -> String;
+}
+
+/// What is read off a subject.
+pub(crate) trait Figure: Copy + Ord + Serialize {
+    /// What it is called in tables.
+    fn title(self) -> &'static str;
+
+    /// Which way is good.
+    fn better(self) -> Better;
+
+    /// A figure as a table shows it.
+    fn format(self, value: f64) -> String;
+}
+
 /// Everything measured.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Results {
+#[derive(Clone, Debug)]
+pub(crate) struct Results<C = Case, M = Metric> {
     columns: Vec<String>,
-    figures: BTreeMap<(Case, Metric, usize), Vec<f64>>,
+    figures: BTreeMap<(C, M, usize), Vec<f64>>,
     notes: Vec<String>,
 }
 
 /// One line of the JSON.
 #[derive(Clone, Debug, Serialize)]
-pub(crate) struct Series<'a> {
-    case: Case,
-    metric: Metric,
+pub(crate) struct Series<'a, C = Case, M = Metric> {
+    case: C,
+    metric: M,
     column: &'a str,
     median: f64,
     samples: &'a [f64],
 }
 
-impl Results {
+impl<C: Subject, M: Figure> Results<C, M> {
     pub(crate) fn new<'a>(columns: impl IntoIterator<Item = &'a str>) -> Self {
-        Self { columns: columns.into_iter().map(str::to_owned).collect(), ..Self::default() }
+        let columns = columns.into_iter().map(str::to_owned).collect();
+        Self { columns, figures: BTreeMap::new(), notes: Vec::new() }
     }
 
     pub(crate) fn columns(&self) -> &[String] {
         &self.columns
     }
 
-    pub(crate) fn add(&mut self, column: usize, case: Case, metric: Metric, value: f64) {
+    pub(crate) fn add(&mut self, column: usize, case: C, metric: M, value: f64) {
         self.figures.entry((case, metric, column)).or_default().push(value);
     }
 
@@ -76,19 +95,19 @@ impl Results {
     }
 
     /// The median over the rounds; `None` for what was not measured.
-    pub(crate) fn median(&self, column: usize, case: Case, metric: Metric) -> Option<f64> {
+    pub(crate) fn median(&self, column: usize, case: C, metric: M) -> Option<f64> {
         median(self.figures.get(&(case, metric, column))?)
     }
 
     /// The cases and metrics there are figures for, in order.
-    pub(crate) fn rows(&self) -> Vec<(Case, Metric)> {
+    pub(crate) fn rows(&self) -> Vec<(C, M)> {
         let mut rows: Vec<_> = self.figures.keys().map(|&(case, metric, _)| (case, metric)).collect();
         rows.dedup();
         rows
     }
 
     /// How far the rounds of a row lie apart, at worst: (max − min) / median.
-    fn spread(&self, case: Case, metric: Metric) -> Option<f64> {
+    fn spread(&self, case: C, metric: M) -> Option<f64> {
         let spread = |column| {
             let figures = self.figures.get(&(case, metric, column))?;
             let (low, high) =
@@ -122,15 +141,15 @@ impl Results {
                 .spread(case, metric)
                 .map_or_else(String::new, |spread| format!("{:.0} %", spread * 100.0));
             let figures = (0..self.columns.len()).map(cell);
-            let head = [case.title().to_owned(), metric.title().to_owned()];
+            let head = [case.title(), metric.title().to_owned()];
             table.row(head.into_iter().chain(figures).chain([spread]));
         }
         table
     }
 
     /// Everything, for other programs.
-    pub(crate) fn series<'a>(&'a self) -> Result<Vec<Series<'a>>> {
-        let series = |(&(case, metric, column), samples): (&(Case, Metric, usize), &'a Vec<f64>)| {
+    pub(crate) fn series<'a>(&'a self) -> Result<Vec<Series<'a, C, M>>> {
+        let series = |(&(case, metric, column), samples): (&(C, M, usize), &'a Vec<f64>)| {
             let median = median(samples).context("no empty series")?;
             Ok(Series { case, metric, column: &self.columns[column], median, samples })
         };

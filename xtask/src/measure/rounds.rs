@@ -113,7 +113,7 @@ pub(crate) fn estimate(columns: usize, cases: &[Case], rounds: u32, settings: &S
     tunnel * rounds * columns as u32
 }
 
-fn progress(steps: u64) -> Result<ProgressBar> {
+pub(crate) fn progress(steps: u64) -> Result<ProgressBar> {
     let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {elapsed} {msg}")?;
     Ok(ProgressBar::new(steps).with_style(style))
 }

@@ -18,6 +18,7 @@ const ONCE: &[(&str, &str)] = &[
     ("interop_boringtun", TRAFFIC),
     ("interop_gotatun", TRAFFIC),
     ("interop_wireguard_go", TRAFFIC),
+    ("one_end", TRAFFIC),
     ("refused_calls", "each of its daemons runs under strace, which is an environment of its own"),
     ("scale", "its limits of time are the daemon's, and entering an environment takes its own"),
     ("secrets_in_memory", "preloads clocks as `clocks` does, and reads the memory of what it starts itself"),

@@ -43,7 +43,7 @@ const LAYERS: [(&str, &[&str]); 11] = [
     ("volley", &["gso-queue", "encrypt", "tun-device", "tunnel-core", "io-runtime"]),
     ("allocation-counter", &[]),
     ("seeds", &[]),
-    ("netlab", &["tun-device"]),
+    ("netlab", &["encrypt", "tun-device"]),
     ("xtask", &["netlab", "encrypt", "tun-device", "io-runtime", "gso-queue"]),
     ("benches", &["gso-queue", "encrypt", "tun-device", "tunnel-core", "io-runtime", "netlab"]),
 ];

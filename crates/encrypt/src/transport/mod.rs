@@ -18,6 +18,7 @@ mod sealing;
 mod window;
 
 pub use self::{
+    cipher::HAS_CIPHER,
     keys::{KeyPair, LeaseError, TransportKeys},
     opening::{Fresh, Unchecked},
     sealing::{Lease, TrainError},

@@ -33,7 +33,7 @@ impl WireKind {
 }
 
 /// What is wrong with a packet.
-pub(super) type Fault = &'static str;
+pub(crate) type Fault = &'static str;
 
 // Assigned protocol numbers (IANA).
 const ICMP: u8 = 1;
@@ -43,7 +43,7 @@ const ICMPV6: u8 = 58;
 
 /// Looks at one IP packet, the whole of it and nothing more. What the lab's traffic never contains (fragments,
 /// extension headers, other protocols) is a fault too: it could only come from a mangled packet.
-pub(super) fn check(packet: &[u8]) -> (WireKind, Result<(), Fault>) {
+pub(crate) fn check(packet: &[u8]) -> (WireKind, Result<(), Fault>) {
     match packet.first().map(|byte| byte >> 4) {
         Some(4) => check_v4(packet),
         Some(6) => check_v6(packet),
@@ -128,7 +128,7 @@ fn check_transport(protocol: u8, addresses: &[u8], segment: &[u8]) -> Result<(),
 }
 
 /// The same sum for both families: the fields are the same but for zeros.
-fn pseudo_header(protocol: u8, addresses: &[u8], segment: &[u8]) -> u64 {
+pub(crate) fn pseudo_header(protocol: u8, addresses: &[u8], segment: &[u8]) -> u64 {
     sum(addresses) + u64::from(protocol) + segment.len() as u64
 }
 
@@ -137,7 +137,7 @@ fn check_sum(pseudo_header: u64, bytes: &[u8], fault: Fault) -> Result<(), Fault
 }
 
 /// The big-endian 16-bit words of `bytes` added up, an odd last byte being the high half of a word (RFC 1071).
-fn sum(bytes: &[u8]) -> u64 {
+pub(crate) fn sum(bytes: &[u8]) -> u64 {
     let mut sum = 0;
     for (at, byte) in bytes.iter().enumerate() {
         sum += if at % 2 == 0 { u64::from(*byte) << 8 } else { u64::from(*byte) };
@@ -146,7 +146,7 @@ fn sum(bytes: &[u8]) -> u64 {
 }
 
 /// To 16 bits, with the end-around carry.
-fn fold(mut sum: u64) -> u64 {
+pub(crate) fn fold(mut sum: u64) -> u64 {
     while sum > 0xffff {
         sum = (sum & 0xffff) + (sum >> 16);
     }

@@ -22,7 +22,10 @@ use nix::{
 };
 use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 
+#[cfg(test)]
+pub(crate) use self::check::check as check_packet;
 use self::check::{Fault, check};
+pub(crate) use self::check::{fold, pseudo_header, sum};
 pub use self::{carry::carry_checked, check::WireKind};
 use crate::namespace::Host;
 

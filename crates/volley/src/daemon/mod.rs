@@ -6,6 +6,7 @@ mod control;
 mod link;
 mod open;
 mod privileges;
+mod protection;
 mod routes;
 
 use std::{
@@ -75,6 +76,7 @@ pub(crate) async fn launch(name: &str, lock: File) -> Result<Child, Trouble> {
 fn run(args: &DaemonArgs, readiness: Readiness) -> Result<(), Trouble> {
     let (runtime, mut end) = event_loop()?;
     readiness.start_log(args.level());
+    protection::ensure()?;
     let Device { tun, socket, name, interface, capture, metrics } = open::open(args)?;
     let elsewhere = runtime.block_on(async { Elsewhere::open() });
     // Threads take their privileges from the one that starts them.

@@ -1,4 +1,4 @@
-//! Whom to compare with: those that are installed, and those named on the command line.
+//! Whom to measure beside Volley: those that are installed, and those named on the command line.
 
 use std::{path::Path, str::FromStr};
 
@@ -6,12 +6,12 @@ use anyhow::{Context, Error, Result, bail, ensure};
 use netlab::{Implementation, find_program};
 
 /// The implementations that are looked for.
-pub(super) const KNOWN: [&str; 3] = ["wireguard-go", "boringtun-cli", "gotatun"];
+pub(crate) const KNOWN: [&str; 3] = ["wireguard-go", "boringtun-cli", "gotatun"];
 
 /// `--peer name='command {iface}'`.
 #[derive(Clone, Debug)]
-pub(super) struct Peer {
-    pub(super) implementation: Implementation,
+pub(crate) struct Peer {
+    pub(crate) implementation: Implementation,
 }
 
 impl FromStr for Peer {
@@ -35,19 +35,19 @@ fn find_on_path(program: &Path) -> bool {
 }
 
 /// What the search for [`KNOWN`] gave.
-#[derive(Debug)]
-pub(super) struct Known {
-    pub(super) found: Vec<Implementation>,
+#[derive(Debug, Default)]
+pub(crate) struct Known {
+    pub(crate) found: Vec<Implementation>,
     /// One sentence for each that is not installed.
-    pub(super) missing: Vec<String>,
+    pub(crate) missing: Vec<String>,
 }
 
 /// Looks for the known implementations, or for those named alone, which must then be there.
-pub(super) fn known_peers(only: &[String]) -> Result<Known> {
+pub(crate) fn known_peers(only: &[String]) -> Result<Known> {
     if let Some(unknown) = only.iter().find(|name| !KNOWN.contains(&name.as_str())) {
         bail!("{unknown:?} is none of {}: name it with --peer", KNOWN.join(", "));
     }
-    let mut known = Known { found: Vec::new(), missing: Vec::new() };
+    let mut known = Known::default();
     for name in KNOWN {
         if !only.is_empty() && !only.iter().any(|wanted| wanted == name) {
             continue;
