@@ -64,6 +64,8 @@ mod tai64n;
 
 pub use rand_core::{CryptoRng, CryptoRngCore, Error as RngError, OsRng, RngCore};
 
+#[cfg(feature = "test-util")]
+pub use self::macs::write_mac1;
 pub use self::{
     backend::NativeIdentity,
     identity::{Addressed, Claim, Initiation, LocalIdentity, Response},

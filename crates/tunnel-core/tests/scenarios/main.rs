@@ -8,6 +8,7 @@ mod world;
 
 mod allowed_ips;
 mod back_pressure;
+mod bad_input;
 mod ecn;
 mod expiry;
 mod handshake_and_data;
@@ -28,6 +29,9 @@ mod under_load;
 mod unreachable;
 mod updates;
 mod waiting_queue;
+
+#[global_allocator]
+static ALLOCATOR: allocation_counter::CountingAllocator = allocation_counter::CountingAllocator;
 
 /// The event loop may live on any thread.
 const _: fn() = || {
