@@ -5,7 +5,9 @@ use std::time::Instant;
 use encrypt::{Identity, PrivateKey, PublicKey};
 use gso_queue::{Destination, GsoQueue, Unfinished};
 use tun_device::Coalescer;
-use tunnel_core::{AllowedIpUpdate, Arrival, PeerUpdate, SinkFull, Tunnel, TunnelConfig, TunnelUpdate};
+use tunnel_core::{
+    AllowedIpUpdate, Arrival, PeerUpdate, Sealing, SinkFull, Tunnel, TunnelConfig, TunnelUpdate,
+};
 
 use crate::{peer, tcp_packet};
 
@@ -14,7 +16,7 @@ pub struct Side<I: Identity> {
     /// The tunnel.
     pub tunnel: Tunnel<I>,
     /// Its outgoing datagrams.
-    pub queue: GsoQueue,
+    pub queue: GsoQueue<Sealing>,
     /// Where the other one is.
     other: Destination,
 }
@@ -28,7 +30,7 @@ pub struct Train {
 
 impl Train {
     /// Holds what a batch sends, and gives its buffer back.
-    pub fn receive(&mut self, batch: Unfinished, queue: &mut GsoQueue) {
+    pub fn receive(&mut self, batch: Unfinished<Sealing>, queue: &mut GsoQueue<Sealing>) {
         let batch = batch.finish();
         self.bytes.clear();
         self.bytes.extend_from_slice(batch.unsent());

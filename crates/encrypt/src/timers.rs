@@ -71,6 +71,14 @@ pub(crate) enum Content {
     Handshake,
 }
 
+impl Content {
+    /// Of a data message.
+    #[inline]
+    pub(crate) const fn of(plaintext: &[u8]) -> Self {
+        if plaintext.is_empty() { Self::Keepalive } else { Self::Packet }
+    }
+}
+
 #[derive(Clone, Copy, Debug)]
 struct Attempt {
     /// When it began, or when a packet last asked for it.

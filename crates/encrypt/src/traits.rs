@@ -3,7 +3,10 @@
 
 use std::{net::SocketAddr, time::Instant};
 
-use crate::{PresharedKey, PrivateKey, PublicKey};
+use crate::{
+    PresharedKey, PrivateKey, PublicKey,
+    transport::{LeaseError, Leases},
+};
 
 /// Length of a handshake initiation (WireGuard paper §5.4.2), bytes.
 pub const INITIATION_LEN: usize = 148;
@@ -131,6 +134,15 @@ pub enum SealError {
     Exhausted,
 }
 
+impl From<LeaseError> for SealError {
+    fn from(error: LeaseError) -> Self {
+        match error {
+            LeaseError::Exhausted => Self::Exhausted,
+            LeaseError::Revoked => Self::NoSession,
+        }
+    }
+}
+
 /// What a due timer wants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -237,6 +249,24 @@ pub trait Session: Sized {
     /// # Errors
     /// On any error `out`'s content is unspecified and no counter was used.
     fn seal(&mut self, plaintext: &[u8], out: &mut [u8], now: Instant) -> Result<(), SealError>;
+
+    /// As [`seal`](Self::seal), but leaves the encryption for later, if the backend can: `out` is the datagram with number
+    /// `segment` in a batch, and `leases` are that batch's. Once this returns, `out` begins with the header that it will be sent
+    /// with; it must not be sent before [`Leases::seal`], which any thread may call. The session may end in the meantime.
+    ///
+    /// # Errors
+    /// As [`seal`](Self::seal). `leases` is as it was.
+    fn seal_later(
+        &mut self,
+        plaintext: &[u8],
+        out: &mut [u8],
+        segment: usize,
+        leases: &mut Leases,
+        now: Instant,
+    ) -> Result<(), SealError> {
+        let _ = (segment, leases);
+        self.seal(plaintext, out, now)
+    }
 
     /// Writes a handshake initiation. `None` when one is already out and not yet due for a retry, so
     /// callers may ask for every packet that finds no session. Retries come from the timers.

@@ -6,7 +6,7 @@ use allocation_counter::{CountingAllocator, on_this_thread};
 use encrypt::{
     INITIATION_LEN, PrivateKey, RESPONSE_LEN, Reject,
     native::{Addressed, LocalIdentity, PeerHandshake},
-    transport::KeyPair,
+    transport::{KeyPair, Leases},
 };
 use support::{Seeded, start, wall};
 
@@ -31,6 +31,22 @@ fn a_train_is_sealed_opened_and_committed_without_an_allocation() {
         keys.open_train(&mut train, 1452, |_, opened| fresh += u32::from(b.commit(opened.unwrap()).is_ok()));
     });
     assert_eq!((allocated, fresh), (0, 45));
+}
+
+#[test]
+fn leases_that_have_sealed_once_allocate_nothing_more() {
+    let pairs = [KeyPair::new(1, 2, &[1; 32], &[2; 32]), KeyPair::new(3, 4, &[1; 32], &[2; 32])];
+    let mut leases = Leases::default();
+    let mut batch = vec![7; 45 * 1452];
+    let mut round = || {
+        // Two sessions in turn: the most runs that there can be.
+        for segment in 0..45 {
+            leases.push(pairs[segment % 2].keys(), segment).unwrap();
+        }
+        leases.seal(&mut batch, 1452);
+    };
+    assert!(allocations_in(&mut round) > 0, "the first round grows");
+    assert_eq!(allocations_in(round), 0);
 }
 
 #[test]

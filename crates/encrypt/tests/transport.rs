@@ -3,7 +3,7 @@
 use chacha20poly1305::{AeadInPlace, ChaCha20Poly1305, KeyInit};
 use encrypt::{
     DATA_OVERHEAD, REJECT_AFTER_MESSAGES, Reject,
-    transport::{DATA_HEADER_LEN, Fresh, KeyPair, TrainError, Unchecked},
+    transport::{DATA_HEADER_LEN, Fresh, KeyPair, LeaseError, Leases, TrainError, Unchecked},
 };
 use proptest::prelude::*;
 
@@ -154,6 +154,97 @@ fn keepalives_are_trains_too() {
     assert!(fresh.content().is_empty());
 }
 
+/// A third end, which sends to 0xd....
+fn another() -> (KeyPair, KeyPair) {
+    let [one, two] = &KEYS;
+    (KeyPair::new(0xc000_0003, 0xd000_0004, two, one), KeyPair::new(0xd000_0004, 0xc000_0003, one, two))
+}
+
+#[test]
+fn a_batch_is_sealed_as_a_whole_and_what_is_not_leased_for_is_left_alone() {
+    let ((a, mut b), (c, mut d)) = (ends(), another());
+    let (stride, len) = (100, 9 * 100 + 48);
+    let mut batch = train(len);
+    let mut leases = Leases::default();
+    // Datagrams 3 and 7 are nobody's: handshakes, say. The last is shorter.
+    let of = [Some(&a), Some(&a), Some(&c), None, Some(&a), Some(&a), Some(&a), None, Some(&c), Some(&c)];
+    let mut counters = [0; 2];
+    for (segment, keys) in of.iter().enumerate() {
+        let Some(keys) = keys else { continue };
+        let counter = &mut counters[usize::from(keys.keys().local_index() == c.keys().local_index())];
+        assert_eq!(leases.push(keys.keys(), segment), Ok(*counter));
+        *counter += 1;
+    }
+    assert_eq!(counters, [5, 3]);
+    leases.seal(&mut batch, stride);
+    assert!(leases.is_empty());
+
+    let plain = |at: usize| train(len).chunks(stride).nth(at).unwrap().to_vec();
+    for (at, datagram) in batch.chunks_mut(stride).enumerate() {
+        let plain = plain(at);
+        match of[at] {
+            None => assert_eq!(datagram, plain, "{at}"),
+            Some(keys) => {
+                let to_b = keys.keys().remote_index() == b.keys().local_index();
+                let received = receive(if to_b { &mut b } else { &mut d }, datagram, stride);
+                assert_eq!(received, [Ok(plain[16..plain.len() - 16].to_vec())], "{at}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_batch_is_sealed_once_and_leases_that_are_given_up_seal_nothing() {
+    let (a, _) = ends();
+    let mut leases = Leases::default();
+    leases.push(a.keys(), 0).unwrap();
+    let mut batch = train(64);
+    leases.seal(&mut batch, 64);
+    let sealed = batch.clone();
+    leases.seal(&mut batch, 64);
+    assert_eq!(batch, sealed);
+
+    assert_eq!(leases.push(a.keys(), 0), Ok(1));
+    leases.clear();
+    let mut batch = train(64);
+    leases.seal(&mut batch, 64);
+    assert_eq!(batch, train(64));
+    assert_eq!(leases.push(a.keys(), 0), Ok(2), "a counter that was given up is not leased again");
+}
+
+#[test]
+fn a_batch_whose_counters_have_gaps_uses_the_counters_that_were_leased() {
+    let (a, mut b) = ends();
+    let mut leases = Leases::default();
+    let mut elsewhere = Leases::default();
+    for segment in 0..4 {
+        assert_eq!(leases.push(a.keys(), segment), Ok(2 * segment as u64));
+        assert_eq!(elsewhere.push(a.keys(), segment), Ok(2 * segment as u64 + 1));
+    }
+    let (mut batch, mut other) = (train(4 * 64), train(4 * 64));
+    elsewhere.seal(&mut other, 64);
+    leases.seal(&mut batch, 64);
+    let counters: Vec<u8> = batch.chunks(64).map(|datagram| datagram[8]).collect();
+    assert_eq!(counters, [0, 2, 4, 6]);
+    assert!(receive(&mut b, &mut other, 64).iter().all(Result::is_ok));
+    assert!(receive(&mut b, &mut batch, 64).iter().all(Result::is_ok));
+}
+
+#[test]
+fn what_was_leased_is_sealed_though_the_session_ended_while_it_waited() {
+    let (a, mut b) = ends();
+    let mut leases = Leases::default();
+    leases.push(a.keys(), 0).unwrap();
+    let keys = std::sync::Arc::clone(a.keys());
+    drop(a);
+    assert_eq!(leases.push(&keys, 1), Err(LeaseError::Revoked));
+    drop(keys);
+    let mut batch = train(128);
+    leases.seal(&mut batch, 64);
+    assert!(receive(&mut b, &mut batch[..64], 64)[0].is_ok());
+    assert_eq!(batch[64..], train(128)[64..], "no lease, no sealing");
+}
+
 /// Many threads seal with one session's keys; every message arrives, each counter once.
 #[test]
 fn any_thread_may_seal_and_any_may_open() {
@@ -182,6 +273,7 @@ fn what_crosses_threads_may_and_what_may_not_be_copied_cannot() {
     fn crosses_threads<T: Send>() {}
     fn is_shared<T: Send + Sync>() {}
     crosses_threads::<encrypt::transport::Lease>();
+    crosses_threads::<Leases>();
     crosses_threads::<Unchecked>();
     crosses_threads::<Fresh>();
     crosses_threads::<KeyPair>();
@@ -199,6 +291,24 @@ proptest! {
         let mut on_the_wire = sealed(&a, len, stride);
         let plain: Vec<_> = train(len).chunks(stride).map(|d| Ok(d[16..d.len() - 16].to_vec())).collect();
         prop_assert_eq!(receive(&mut b, &mut on_the_wire, stride), plain);
+    }
+
+    /// Whatever is leased in whatever order: the bytes are those of as many trains of one.
+    #[test]
+    fn a_batch_is_as_its_datagrams_sealed_one_by_one(of in prop::collection::vec(0usize..3, 1..50), last in 32usize..=80) {
+        let ((a, _), (c, _)) = (ends(), another());
+        let ((a_again, _), (c_again, _)) = (ends(), another());
+        let len = (of.len() - 1) * 80 + last;
+        let (mut batch, mut one_by_one) = (train(len), train(len));
+        let mut leases = Leases::default();
+        for (segment, (of, datagram)) in of.iter().zip(one_by_one.chunks_mut(80)).enumerate() {
+            let Some((keys, again)) = [(&a, &a_again), (&c, &c_again)].get(*of).copied() else { continue };
+            leases.push(keys.keys(), segment).unwrap();
+            let len = datagram.len();
+            again.keys().lease(1).unwrap().seal_train(datagram, len).unwrap();
+        }
+        leases.seal(&mut batch, 80);
+        prop_assert_eq!(batch, one_by_one);
     }
 
     #[test]

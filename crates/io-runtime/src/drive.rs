@@ -12,7 +12,7 @@ use std::{
 
 use encrypt::Identity;
 use gso_queue::{DEFAULT_SEGMENTS, GsoQueue, QueueConfig};
-use tunnel_core::{MAX_ICMP_ERROR_LEN, Tunnel, TunnelConfig};
+use tunnel_core::{MAX_ICMP_ERROR_LEN, Sealing, Tunnel, TunnelConfig};
 
 use self::link::Link;
 use crate::{
@@ -38,7 +38,7 @@ const RECEIVE_AGAIN: Duration = Duration::from_millis(1);
 pub(crate) struct DataPlane<I: Identity, P> {
     tunnel: Tunnel<I>,
     tun: P,
-    queue: GsoQueue,
+    queue: GsoQueue<Sealing>,
     /// While the interface is up.
     sender: Option<Sender<UdpSocket>>,
     receiver: Receiver,
@@ -350,7 +350,7 @@ impl<I: Identity, P: TunPort> DataPlane<I, P> {
 /// A free function, for the loop calls it while it holds a frame of the TUN's.
 fn flush<I: Identity>(
     sender: &mut Option<Sender<UdpSocket>>,
-    queue: &mut GsoQueue,
+    queue: &mut GsoQueue<Sealing>,
     tunnel: &mut Tunnel<I>,
     counters: &mut IoCounters,
     now: Instant,

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use encrypt::{MAX_CONTROL_LEN, PeerIndex};
 use gso_queue::{AppendError, DatagramSink, Destination};
 
-use crate::SinkFull;
+use crate::{Sealing, SinkFull};
 
 /// How many messages are kept. The sink is full only while the socket is, for milliseconds, in which no more
 /// than a few timers fire; a flood of handshakes should be shed.
@@ -71,7 +71,11 @@ impl ControlQueue {
 }
 
 /// Appends a copy of `message`, which is short enough for any sink.
-pub(crate) fn append<S: DatagramSink>(to: Destination, message: &[u8], sink: &mut S) -> Result<(), SinkFull> {
+pub(crate) fn append<S: DatagramSink<Sealing>>(
+    to: Destination,
+    message: &[u8],
+    sink: &mut S,
+) -> Result<(), SinkFull> {
     let copied = sink.append(to, message.len(), |slot| {
         slot.bytes.copy_from_slice(message);
         Ok::<(), std::convert::Infallible>(())

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use encrypt::{Identity, MAX_CONTROL_LEN, Message, PeerIndex, Reject, Session};
 use gso_queue::{DatagramSink, Destination, Ecn};
 
-use crate::{Arrival, Tunnel, control};
+use crate::{Arrival, Sealing, Tunnel, control};
 
 /// How many handshake messages come in, in the second that runs. Only those whose mac1 holds count.
 #[derive(Debug)]
@@ -34,7 +34,7 @@ impl Load {
 
 impl<I: Identity> Tunnel<I> {
     /// Takes a datagram that has the form of a handshake message or a cookie reply.
-    pub(crate) fn receive_handshake<S: DatagramSink>(
+    pub(crate) fn receive_handshake<S: DatagramSink<Sealing>>(
         &mut self,
         message: Message,
         datagram: &[u8],
@@ -48,7 +48,7 @@ impl<I: Identity> Tunnel<I> {
         }
     }
 
-    fn take_handshake<S: DatagramSink>(
+    fn take_handshake<S: DatagramSink<Sealing>>(
         &mut self,
         message: Message,
         datagram: &[u8],
@@ -68,7 +68,7 @@ impl<I: Identity> Tunnel<I> {
     }
 
     /// Hashes only: does the sender know our public key, and under load, does it receive where it says?
-    fn admit<S: DatagramSink>(
+    fn admit<S: DatagramSink<Sealing>>(
         &mut self,
         datagram: &[u8],
         from: Arrival,
@@ -92,7 +92,7 @@ impl<I: Identity> Tunnel<I> {
     }
 
     /// One Diffie–Hellman tells whose it claims to be, and for a stranger that is all.
-    fn answer_initiation<S: DatagramSink>(
+    fn answer_initiation<S: DatagramSink<Sealing>>(
         &mut self,
         initiation: &[u8],
         from: Arrival,
@@ -115,7 +115,7 @@ impl<I: Identity> Tunnel<I> {
         Ok(())
     }
 
-    fn take_response<S: DatagramSink>(
+    fn take_response<S: DatagramSink<Sealing>>(
         &mut self,
         receiver: u32,
         response: &[u8],

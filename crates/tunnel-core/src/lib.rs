@@ -13,6 +13,7 @@ mod peer;
 mod peer_table;
 mod persistent_keepalive;
 mod routing_loop;
+mod sealing;
 mod shared;
 mod tunnel;
 mod unreachable;
@@ -21,6 +22,7 @@ mod waiting;
 
 pub use config::{AllowedIpUpdate, PeerStatus, PeerUpdate, TunnelConfig, TunnelUpdate};
 pub use counters::{Counters, Drops, Traffic};
+pub use sealing::Sealing;
 pub use tunnel::{Arrival, Sent, SinkFull, Tunnel};
 pub use unreachable::MAX_ICMP_ERROR_LEN;
 pub use update::UpdateError;

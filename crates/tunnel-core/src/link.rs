@@ -5,7 +5,7 @@ use std::time::Instant;
 use encrypt::{Identity, Session};
 use gso_queue::DatagramSink;
 
-use crate::{Tunnel, peer::Peer, shared::Shared};
+use crate::{Sealing, Tunnel, peer::Peer, shared::Shared};
 
 impl<I: Identity> Tunnel<I> {
     /// The interface was set down: sessions, handshakes and timers end, packets that wait are dropped, and until
@@ -21,7 +21,7 @@ impl<I: Identity> Tunnel<I> {
 
     /// The interface was set up: peers with a persistent keepalive are sent one, which starts a handshake. Nothing
     /// happens if it is up already.
-    pub fn link_up<S: DatagramSink>(&mut self, now: Instant, sink: &mut S) {
+    pub fn link_up<S: DatagramSink<Sealing>>(&mut self, now: Instant, sink: &mut S) {
         if self.is_up {
             return;
         }

@@ -6,11 +6,11 @@ use encrypt::{
     DATA_OVERHEAD, INITIATION_LEN, Identity, MAX_CONTROL_LEN, PeerIndex, PresharedKey, PublicKey, SealError,
     Session, SessionConfig, TimerAction, padded_len,
 };
-use gso_queue::{AppendError, DatagramSink, Destination, Ecn};
+use gso_queue::{AppendError, DatagramSink, Destination, Ecn, Slot};
 use tracing::{debug, trace};
 
 use crate::{
-    Arrival, Sent, SinkFull,
+    Arrival, Sealing, Sent, SinkFull,
     deadlines::Scheduled,
     inner::{self, Inner},
     persistent_keepalive::PersistentKeepalive,
@@ -81,7 +81,7 @@ impl<S: Session> Peer<S> {
     ///
     /// # Errors
     /// The sink is full; the packet was not consumed.
-    pub(crate) fn send<K: DatagramSink>(
+    pub(crate) fn send<K: DatagramSink<Sealing>>(
         &mut self,
         packet: &[u8],
         ecn: Ecn,
@@ -123,7 +123,7 @@ impl<S: Session> Peer<S> {
     }
 
     /// What a datagram from this peer may have changed: packets that waited may go, and timers run.
-    pub(crate) fn after_receiving<K: DatagramSink>(
+    pub(crate) fn after_receiving<K: DatagramSink<Sealing>>(
         &mut self,
         identity: &mut S::Identity,
         now: Instant,
@@ -141,7 +141,7 @@ impl<S: Session> Peer<S> {
     ///
     /// # Errors
     /// The sink is full; the message is kept for later, or dropped and counted.
-    pub(crate) fn send_control<K: DatagramSink>(
+    pub(crate) fn send_control<K: DatagramSink<Sealing>>(
         &mut self,
         message: &[u8],
         now: Instant,
@@ -163,7 +163,7 @@ impl<S: Session> Peer<S> {
     ///
     /// # Errors
     /// The sink is full; call again once it is not.
-    pub(crate) fn handle_timeout<K: DatagramSink>(
+    pub(crate) fn handle_timeout<K: DatagramSink<Sealing>>(
         &mut self,
         identity: &mut S::Identity,
         now: Instant,
@@ -179,7 +179,7 @@ impl<S: Session> Peer<S> {
         ran
     }
 
-    fn run_timers<K: DatagramSink>(
+    fn run_timers<K: DatagramSink<Sealing>>(
         &mut self,
         identity: &mut S::Identity,
         now: Instant,
@@ -201,7 +201,7 @@ impl<S: Session> Peer<S> {
         self.initiate(identity, now, shared, sink)
     }
 
-    fn run_session_timers<K: DatagramSink>(
+    fn run_session_timers<K: DatagramSink<Sealing>>(
         &mut self,
         identity: &mut S::Identity,
         now: Instant,
@@ -236,7 +236,7 @@ impl<S: Session> Peer<S> {
         Ok(())
     }
 
-    fn send_persistent_keepalive<K: DatagramSink>(
+    fn send_persistent_keepalive<K: DatagramSink<Sealing>>(
         &mut self,
         identity: &mut S::Identity,
         now: Instant,
@@ -261,7 +261,7 @@ impl<S: Session> Peer<S> {
     ///
     /// # Errors
     /// The sink is full; the rest still waits.
-    pub(crate) fn flush_waiting<K: DatagramSink>(
+    pub(crate) fn flush_waiting<K: DatagramSink<Sealing>>(
         &mut self,
         identity: &mut S::Identity,
         now: Instant,
@@ -290,7 +290,7 @@ impl<S: Session> Peer<S> {
     ///
     /// # Errors
     /// The sink is full; no handshake was started.
-    pub(crate) fn initiate<K: DatagramSink>(
+    pub(crate) fn initiate<K: DatagramSink<Sealing>>(
         &mut self,
         identity: &mut S::Identity,
         now: Instant,
@@ -320,7 +320,7 @@ impl<S: Session> Peer<S> {
         Ok(())
     }
 
-    fn seal<K: DatagramSink>(
+    fn seal<K: DatagramSink<Sealing>>(
         &mut self,
         plaintext: &[u8],
         to: Destination,
@@ -329,8 +329,9 @@ impl<S: Session> Peer<S> {
     ) -> Result<Sealed, SinkFull> {
         let Some(session) = &mut self.session else { return Ok(Sealed::NeedsHandshake) };
         let appended = sink.append(to, plaintext.len() + DATA_OVERHEAD, |slot| {
-            session.seal(plaintext, slot.bytes, now)?;
-            self.own_datagrams.sealed(slot.bytes);
+            let Slot { bytes, segment, work: Sealing(leases) } = slot;
+            session.seal_later(plaintext, bytes, segment, leases, now)?;
+            self.own_datagrams.laid(bytes);
             Ok(())
         });
         match appended {
@@ -345,7 +346,7 @@ impl<S: Session> Peer<S> {
     }
 
     /// Renews a session that has sent enough, and keeps its timers.
-    fn after_sealing<K: DatagramSink>(
+    fn after_sealing<K: DatagramSink<Sealing>>(
         &mut self,
         identity: &mut S::Identity,
         now: Instant,

@@ -52,9 +52,9 @@ enum Udp<'a> {
 }
 
 impl OwnDatagrams {
-    /// A data message was sealed.
+    /// A data message was laid into its batch, header and all.
     #[inline]
-    pub(crate) fn sealed(&mut self, message: &[u8]) {
+    pub(crate) fn laid(&mut self, message: &[u8]) {
         self.data = message.first_chunk().copied();
     }
 

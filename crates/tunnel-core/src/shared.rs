@@ -6,7 +6,7 @@ use encrypt::{PeerIndex, padded_len};
 use gso_queue::{DatagramSink, Destination};
 
 use crate::{
-    Counters, SinkFull, TunnelConfig,
+    Counters, Sealing, SinkFull, TunnelConfig,
     control::{self, ControlMessage, ControlQueue},
     deadlines::Deadlines,
     routing_loop::Endpoints,
@@ -53,7 +53,7 @@ impl Shared {
     ///
     /// # Errors
     /// The sink is full; the message was kept, or dropped and counted. Either way it is dealt with.
-    pub(crate) fn send_control<S: DatagramSink>(
+    pub(crate) fn send_control<S: DatagramSink<Sealing>>(
         &mut self,
         peer: PeerIndex,
         to: Destination,

@@ -13,7 +13,7 @@ use encrypt::{
 use gso_queue::{DatagramSink, Destination, Ecn};
 
 use crate::{
-    Counters, PeerStatus, TunnelConfig,
+    Counters, PeerStatus, Sealing, TunnelConfig,
     allowed_ips::AllowedIps,
     control,
     handshakes::Load,
@@ -104,7 +104,7 @@ impl<I: Identity> Tunnel<I> {
     ///
     /// # Errors
     /// Only when the sink is full: flush it and send the same packet again; nothing was consumed.
-    pub fn send<S: DatagramSink>(
+    pub fn send<S: DatagramSink<Sealing>>(
         &mut self,
         packet: &[u8],
         now: Instant,
@@ -146,7 +146,7 @@ impl<I: Identity> Tunnel<I> {
     /// `Some` is an IP packet for the TUN: authenticated, its source checked against the peer's allowed IPs,
     /// congestion marks folded in. Replies, and packets that waited for the
     /// session, go into `sink`; what does not fit there is kept for later, within bounds.
-    pub fn receive<'d, S: DatagramSink>(
+    pub fn receive<'d, S: DatagramSink<Sealing>>(
         &mut self,
         datagram: &'d mut [u8],
         from: Arrival,
@@ -176,7 +176,7 @@ impl<I: Identity> Tunnel<I> {
     }
 
     /// Runs every deadline that has passed. Calling it early or often is harmless.
-    pub fn handle_timeout<S: DatagramSink>(&mut self, now: Instant, sink: &mut S) {
+    pub fn handle_timeout<S: DatagramSink<Sealing>>(&mut self, now: Instant, sink: &mut S) {
         if !self.is_up {
             return;
         }
@@ -272,7 +272,11 @@ impl<I: Identity> Tunnel<I> {
     }
 
     /// Appends the control messages that found the sink full.
-    fn flush_control<S: DatagramSink>(&mut self, now: Instant, sink: &mut S) -> Result<(), SinkFull> {
+    fn flush_control<S: DatagramSink<Sealing>>(
+        &mut self,
+        now: Instant,
+        sink: &mut S,
+    ) -> Result<(), SinkFull> {
         while let Some(message) = self.shared.control.front() {
             let (index, len) = (message.peer, message.as_bytes().len());
             if control::append(message.to, message.as_bytes(), sink).is_err() {
@@ -287,7 +291,7 @@ impl<I: Identity> Tunnel<I> {
         Ok(())
     }
 
-    fn receive_data<'d, S: DatagramSink>(
+    fn receive_data<'d, S: DatagramSink<Sealing>>(
         &mut self,
         receiver: u32,
         datagram: &'d mut [u8],

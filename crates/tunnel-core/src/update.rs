@@ -9,7 +9,7 @@ use std::{
 use encrypt::{Identity, PeerIndex, PresharedKey, PrivateKey, PublicKey};
 use gso_queue::{DatagramSink, Destination};
 
-use crate::{AllowedIpUpdate, PeerUpdate, Tunnel, TunnelUpdate, peer::Peer};
+use crate::{AllowedIpUpdate, PeerUpdate, Sealing, Tunnel, TunnelUpdate, peer::Peer};
 
 /// Why an update changed nothing. Each is the caller's fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -36,7 +36,7 @@ impl<I: Identity> Tunnel<I> {
     ///
     /// # Errors
     /// Nothing was changed then.
-    pub fn update<S: DatagramSink>(
+    pub fn update<S: DatagramSink<Sealing>>(
         &mut self,
         update: TunnelUpdate,
         now: Instant,

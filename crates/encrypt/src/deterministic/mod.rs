@@ -206,7 +206,7 @@ impl Session for InsecureSession {
         body.copy_from_slice(plaintext);
         tag.copy_from_slice(&checksum(&[&slot.send, &counter.to_le_bytes(), plaintext]));
         scramble(&slot.send, counter, body);
-        self.timers.sent(if plaintext.is_empty() { Content::Keepalive } else { Content::Packet }, now);
+        self.timers.sent(Content::of(plaintext), now);
         Ok(())
     }
 

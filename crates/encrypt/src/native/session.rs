@@ -2,6 +2,7 @@
 
 use std::{
     fmt,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -11,7 +12,7 @@ use crate::{
     REKEY_AFTER_MESSAGES, RESPONSE_LEN, Reject, SealError, Session, SessionConfig, TimerAction,
     ip::packet_len,
     timers::{Birth, Content, Due, MAX_JITTER, Timers},
-    transport::{DATA_HEADER_LEN, KeyPair, LeaseError},
+    transport::{DATA_HEADER_LEN, KeyPair, Leases, TransportKeys},
 };
 
 /// A session with the native cryptography.
@@ -83,6 +84,21 @@ impl NativeSession {
         free(late, indices);
     }
 
+    /// What seals `plaintext` into `out`.
+    #[inline]
+    fn sealing_keys(
+        &self,
+        plaintext: &[u8],
+        out: &[u8],
+        now: Instant,
+    ) -> Result<&Arc<TransportKeys>, SealError> {
+        if out.len() != plaintext.len() + DATA_OVERHEAD {
+            return Err(SealError::WrongLength);
+        }
+        let current = self.current.as_ref().filter(|_| self.timers.may_seal(now));
+        current.map(|current| current.pair.keys()).ok_or(SealError::NoSession)
+    }
+
     fn keys(&self) -> impl Iterator<Item = &Keys> {
         [&self.previous, &self.current, &self.next].into_iter().flatten()
     }
@@ -123,20 +139,30 @@ impl Session for NativeSession {
 
     #[inline]
     fn seal(&mut self, plaintext: &[u8], out: &mut [u8], now: Instant) -> Result<(), SealError> {
-        if out.len() != plaintext.len() + DATA_OVERHEAD {
-            return Err(SealError::WrongLength);
-        }
-        let Some(current) = self.current.as_ref().filter(|_| self.timers.may_seal(now)) else {
-            return Err(SealError::NoSession);
-        };
-        let lease = current.pair.keys().lease(1).map_err(|error| match error {
-            LeaseError::Exhausted => SealError::Exhausted,
-            LeaseError::Revoked => SealError::NoSession,
-        })?;
+        let keys = self.sealing_keys(plaintext, out, now)?;
+        let lease = keys.lease(1)?;
         out[DATA_HEADER_LEN..][..plaintext.len()].copy_from_slice(plaintext);
         let len = out.len();
         lease.seal_train(out, len).map_err(|_| SealError::WrongLength)?;
-        self.timers.sent(if plaintext.is_empty() { Content::Keepalive } else { Content::Packet }, now);
+        self.timers.sent(Content::of(plaintext), now);
+        Ok(())
+    }
+
+    #[inline]
+    fn seal_later(
+        &mut self,
+        plaintext: &[u8],
+        out: &mut [u8],
+        segment: usize,
+        leases: &mut Leases,
+        now: Instant,
+    ) -> Result<(), SealError> {
+        let keys = self.sealing_keys(plaintext, out, now)?;
+        let (header, rest) = out.split_first_chunk_mut().ok_or(SealError::WrongLength)?;
+        let counter = leases.push(keys, segment)?;
+        keys.write_header(counter, header);
+        rest[..plaintext.len()].copy_from_slice(plaintext);
+        self.timers.sent(Content::of(plaintext), now);
         Ok(())
     }
 

@@ -51,16 +51,22 @@ impl TransportKeys {
     /// # Errors
     /// The counters would pass REJECT_AFTER_MESSAGES, or the keys are revoked. No counter moved.
     pub fn lease(self: &Arc<Self>, datagrams: usize) -> Result<Lease, LeaseError> {
+        let first = self.take(datagrams)?;
+        Ok(Lease::new(Arc::clone(self), first, datagrams))
+    }
+
+    /// Takes the next counters for the one who asks; gives the first.
+    #[inline]
+    pub(super) fn take(&self, counters: usize) -> Result<u64, LeaseError> {
         let end_after = |next: u64| {
-            let end = next.checked_add(u64::try_from(datagrams).ok()?)?;
+            let end = next.checked_add(u64::try_from(counters).ok()?)?;
             (end <= REJECT_AFTER_MESSAGES).then_some(end)
         };
         // Only this one word tells who has which counter: nothing else is published by it.
-        match self.next.fetch_update(Relaxed, Relaxed, end_after) {
-            Ok(first) => Ok(Lease::new(Arc::clone(self), first, datagrams)),
-            Err(REVOKED) => Err(LeaseError::Revoked),
-            Err(_) => Err(LeaseError::Exhausted),
-        }
+        self.next.fetch_update(Relaxed, Relaxed, end_after).map_err(|next| match next {
+            REVOKED => LeaseError::Revoked,
+            _ => LeaseError::Exhausted,
+        })
     }
 
     /// From now on nobody leases. Leases that are out may still seal, and received messages still open.

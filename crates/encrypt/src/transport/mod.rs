@@ -3,6 +3,7 @@
 //! * [`TransportKeys`] are the keys of one session. Shared in an `Arc`; all methods take `&self`, read no clock, take no lock
 //!   and allocate nothing.
 //! * [`TransportKeys::lease`] sets counters aside, and [`Lease::seal_train`] seals a train of datagrams with them, in place.
+//! * [`Leases`] are those of a batch that grows datagram by datagram, with whatever sessions' keys, and is sealed as a whole.
 //! * [`TransportKeys::open_train`] authenticates a train in place. What it gives is [`Unchecked`]: authentic, but
 //!   perhaps seen before.
 //! * [`ReplayWindow::commit`] turns that into [`Fresh`], in order of arrival, on the owner's thread. Nothing may be
@@ -13,6 +14,7 @@
 
 mod cipher;
 mod keys;
+mod leases;
 mod opening;
 mod sealing;
 mod window;
@@ -20,6 +22,7 @@ mod window;
 pub use self::{
     cipher::HAS_CIPHER,
     keys::{KeyPair, LeaseError, TransportKeys},
+    leases::Leases,
     opening::{Fresh, Unchecked},
     sealing::{Lease, TrainError},
     window::ReplayWindow,

@@ -69,13 +69,18 @@ impl Lease {
 
 impl TransportKeys {
     /// `datagram` is at least [`DATA_OVERHEAD`] bytes long.
-    fn seal(&self, cipher: &Cipher, counter: u64, datagram: &mut [u8]) {
-        let Some((header, rest)) = datagram.split_first_chunk_mut::<DATA_HEADER_LEN>() else { return };
+    pub(super) fn seal(&self, cipher: &Cipher, counter: u64, datagram: &mut [u8]) {
+        let Some((header, rest)) = datagram.split_first_chunk_mut() else { return };
         let Some((content, tag)) = rest.split_last_chunk_mut::<DATA_TAG_LEN>() else { return };
+        self.write_header(counter, header);
+        cipher.seal(counter, content, tag);
+    }
+
+    /// Writes the header of a message from us (§5.4.6).
+    pub(crate) fn write_header(&self, counter: u64, header: &mut [u8; DATA_HEADER_LEN]) {
         header[..4].copy_from_slice(&TYPE_DATA.to_le_bytes());
         header[4..8].copy_from_slice(&self.remote_index.to_le_bytes());
         header[8..].copy_from_slice(&counter.to_le_bytes());
-        cipher.seal(counter, content, tag);
     }
 }
 

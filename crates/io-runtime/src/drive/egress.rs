@@ -5,7 +5,7 @@ use std::time::Instant;
 use encrypt::Identity;
 use gso_queue::{GsoQueue, QueueConfig};
 use tun_device::Segments;
-use tunnel_core::{Sent, Tunnel};
+use tunnel_core::{Sealing, Sent, Tunnel};
 
 use super::{DataPlane, Source, flush};
 use crate::{
@@ -85,7 +85,7 @@ fn send<I: Identity>(
     packet: &[u8],
     tunnel: &mut Tunnel<I>,
     sender: &mut Option<Sender<UdpSocket>>,
-    queue: &mut GsoQueue,
+    queue: &mut GsoQueue<Sealing>,
     counters: &mut IoCounters,
     now: Instant,
 ) -> Sent {
@@ -118,6 +118,6 @@ fn write_packet(
 }
 
 /// So much waits for a full socket that the TUN should wait, too.
-fn is_backed_up(queue: &GsoQueue) -> bool {
+fn is_backed_up(queue: &GsoQueue<Sealing>) -> bool {
     queue.bytes() >= BACKLOG_BYTES || queue.free_buffers() < BACKLOG_BUFFERS
 }

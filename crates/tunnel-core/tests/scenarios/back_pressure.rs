@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use gso_queue::{AppendError, DatagramSink, Destination, Slot};
+use gso_queue::{AppendError, DatagramSink, Destination, Slot, Work};
 use tunnel_core::{Sent, SinkFull};
 
 use crate::{
@@ -18,12 +18,12 @@ struct Narrow {
     taken: Vec<(Destination, Vec<u8>)>,
 }
 
-impl DatagramSink for Narrow {
+impl<W: Work> DatagramSink<W> for Narrow {
     fn append<E>(
         &mut self,
         to: Destination,
         len: usize,
-        fill: impl FnOnce(Slot<'_>) -> Result<(), E>,
+        fill: impl FnOnce(Slot<'_, W>) -> Result<(), E>,
     ) -> Result<(), AppendError<E>> {
         if self.room == 0 {
             return Err(AppendError::Full);

@@ -2,7 +2,7 @@
 
 use encrypt::Identity;
 use gso_queue::{AppendError, DatagramSink, Destination, Ecn, Slot};
-use tunnel_core::TunnelConfig;
+use tunnel_core::{Sealing, TunnelConfig};
 
 use crate::world::{A, B, Kind, World, kinds, on_every_backend, packet, ping};
 
@@ -101,17 +101,18 @@ fn what_cannot_be_sent_is_dropped_with_its_reason<I: Identity>() {
 fn a_packet_longer_than_a_datagram_is_dropped_and_counted<I: Identity>() {
     /// Takes what UDP over IPv4 takes.
     struct Udp;
-    impl DatagramSink for Udp {
+    impl DatagramSink<Sealing> for Udp {
         fn append<E>(
             &mut self,
             _: Destination,
             len: usize,
-            fill: impl FnOnce(Slot<'_>) -> Result<(), E>,
+            fill: impl FnOnce(Slot<'_, Sealing>) -> Result<(), E>,
         ) -> Result<(), AppendError<E>> {
             if len > 65_507 {
                 return Err(AppendError::TooLong(len));
             }
-            fill(Slot { bytes: &mut vec![0; len], segment: 0, work: &mut () }).map_err(AppendError::Fill)
+            let slot = Slot { bytes: &mut vec![0; len], segment: 0, work: &mut Sealing::default() };
+            fill(slot).map_err(AppendError::Fill)
         }
     }
     let mut world: World<I> = World::connected();

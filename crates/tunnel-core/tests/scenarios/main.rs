@@ -9,6 +9,7 @@ mod world;
 mod allowed_ips;
 mod back_pressure;
 mod bad_input;
+mod batches;
 mod ecn;
 mod expiry;
 mod handshake_and_data;

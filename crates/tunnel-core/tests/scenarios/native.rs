@@ -11,6 +11,7 @@ use encrypt::{
     COOKIE_REPLY_LEN, INITIATION_LEN, Identity, MAX_CONTROL_LEN, Opened, PeerIndex, PresharedKey, PrivateKey,
     PublicKey, Reject, SealError, Session, SessionConfig, TimerAction,
     native::{Claim, CryptoRng, Environment, NativeIdentity, NativeSession, RngCore},
+    transport::Leases,
 };
 
 use crate::{

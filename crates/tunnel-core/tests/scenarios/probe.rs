@@ -7,6 +7,7 @@ use encrypt::{
     COOKIE_REPLY_LEN, INITIATION_LEN, Identity, MAX_CONTROL_LEN, Opened, PeerIndex, PresharedKey, PrivateKey,
     PublicKey, Reject, SealError, Session, SessionConfig, TimerAction,
     deterministic::{InsecureClaim, InsecureIdentity, InsecureSession},
+    transport::Leases,
 };
 
 thread_local! {
@@ -82,6 +83,18 @@ macro_rules! as_the_session_within {
         fn seal(&mut self, plaintext: &[u8], out: &mut [u8], now: Instant) -> Result<(), SealError> {
             self.before_sealing();
             self.called_mut().seal(plaintext, out, now)
+        }
+
+        fn seal_later(
+            &mut self,
+            plaintext: &[u8],
+            out: &mut [u8],
+            segment: usize,
+            leases: &mut Leases,
+            now: Instant,
+        ) -> Result<(), SealError> {
+            self.before_sealing();
+            self.called_mut().seal_later(plaintext, out, segment, leases, now)
         }
 
         fn initiate(

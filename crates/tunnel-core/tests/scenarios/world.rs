@@ -134,6 +134,12 @@ impl<I: Identity> World<I> {
         world
     }
 
+    /// One node more, that nobody knows.
+    pub(crate) fn add_node(&mut self, config: TunnelConfig) {
+        let number = u8::try_from(self.nodes.len()).unwrap();
+        self.nodes.push(Node::new(number, config));
+    }
+
     /// A pair with a session that both sides have confirmed.
     pub(crate) fn connected() -> Self {
         Self::connected_with(TunnelConfig::default())

@@ -76,7 +76,7 @@ impl Session for BoringSession {
                 return Err(SealError::NoSession);
             }
         }
-        self.timers.sent(if plaintext.is_empty() { Content::Keepalive } else { Content::Packet }, now);
+        self.timers.sent(Content::of(plaintext), now);
         Ok(())
     }
 
