@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use common::{Classified, Pair, Received, Sent, classify, packet, private_key, secs};
 use encrypt::{
-    COOKIE_REPLY_LEN, DATA_OVERHEAD, INITIATION_LEN, Identity, PeerIndex, PresharedKey, REJECT_AFTER_TIME,
-    RESPONSE_LEN, Reject, SealError, Session, SessionConfig,
+    COOKIE_REPLY_LEN, DATA_OVERHEAD, INITIATION_LEN, Identity, PeerIndex, PresharedKey, PublicKey,
+    REJECT_AFTER_TIME, RESPONSE_LEN, Reject, SealError, Session, SessionConfig, native::write_mac1,
 };
 
 macro_rules! all {
@@ -53,6 +53,16 @@ macro_rules! all {
 all!(deterministic, encrypt::deterministic::InsecureIdentity);
 all!(boring, encrypt::boring::BoringIdentity);
 all!(native, encrypt::native::NativeIdentity);
+
+/// Where there is cryptography.
+macro_rules! in_earnest {
+    ($module:ident, $identity:ty) => {
+        for_backend!($module, $identity, [no_handshake_with_a_key_of_low_order_begins_or_completes]);
+    };
+}
+
+in_earnest!(boring_in_earnest, encrypt::boring::BoringIdentity);
+in_earnest!(native_in_earnest, encrypt::native::NativeIdentity);
 
 /// Where the library has its own ways.
 macro_rules! as_boringtun {
@@ -228,6 +238,39 @@ fn a_preshared_key_must_match<I: Identity>() {
         assert_eq!(refused, Received::Rejected(Reject::BadHandshake));
         assert!(!pair.a.session.is_live());
     }
+}
+
+fn no_handshake_with_a_key_of_low_order_begins_or_completes<I: Identity>() {
+    let mut pair = Pair::<I>::new();
+    let honest = pair.b.session;
+    let peer = PublicKey::from_bytes([0; 32]);
+    let config = SessionConfig { peer, preshared_key: None, index: PeerIndex::new(9).unwrap() };
+    pair.b.session = pair.b.identity.session(config, pair.now);
+    assert_eq!(pair.b.initiate(pair.now), None, "to a peer");
+    assert_eq!(
+        pair.run(REJECT_AFTER_TIME, true),
+        [(90, 'b', Sent::Expired)],
+        "it is tried, but not in a loop"
+    );
+    pair.b.session = honest;
+
+    let refused = Received::Rejected(Reject::BadHandshake);
+    let initiation = pair.a.initiate(pair.now).unwrap();
+    let mut forged = initiation.clone();
+    forged[8..40].fill(0);
+    write_mac1(&mut forged, &pair.b.identity.public_key());
+    assert_eq!(
+        pair.b.receive(&forged, pair.a.address, pair.now),
+        refused,
+        "as an initiation's ephemeral key"
+    );
+    let response = pair.b.receive(&initiation, pair.a.address, pair.now).reply();
+    let mut forged = response.clone();
+    forged[12..44].fill(0);
+    write_mac1(&mut forged, &pair.a.identity.public_key());
+    assert_eq!(pair.a.receive(&forged, pair.b.address, pair.now), refused, "as a response's");
+    pair.a.receive(&response, pair.b.address, pair.now).reply();
+    pair.exchange();
 }
 
 fn datagrams_for_another_key_fail_mac1<I: Identity>() {

@@ -34,6 +34,7 @@ macro_rules! all {
                 an_answer_ends_the_silence,
                 both_sides_survive_an_hour_of_traffic,
                 initiations_are_five_seconds_apart,
+                what_is_not_authentic_moves_no_timer,
             ]
         );
     };
@@ -297,4 +298,56 @@ fn initiations_are_five_seconds_apart<I: Identity>() {
     let shortest = pauses.min().expect("many");
     assert!(shortest >= REKEY_TIMEOUT, "{shortest:?}");
     assert!(sent_at.len() > 70, "{} of them", sent_at.len());
+}
+
+fn what_is_not_authentic_moves_no_timer<I: Identity>() {
+    let mut pair = Pair::<I>::new();
+    let initiation = pair.a.initiate(pair.now).unwrap();
+    let response = pair.b.receive(&initiation, pair.a.address, pair.now).reply();
+    let confirmation = pair.a.receive(&response, pair.b.address, pair.now).reply();
+    pair.b.receive(&confirmation, pair.a.address, pair.now);
+    // a waits for a sign of life, and b owes one.
+    let sealed = pair.a.seal(&packet(64), pair.now).unwrap();
+    pair.b.receive(&sealed, pair.a.address, pair.now);
+    let answer = pair.b.seal(&packet(64), pair.now).unwrap(); // is lost
+    let mut forged = answer.clone();
+    forged[20] ^= 1;
+    let again = pair.a.seal(&packet(64), pair.now).unwrap();
+    pair.b.receive(&again, pair.a.address, pair.now);
+    for second in 0..15 {
+        for bad in [&initiation, &response, &confirmation, &sealed, &again, &forged] {
+            for end in [&mut pair.a, &mut pair.b] {
+                let outcome = end.receive(bad, end.address, pair.now);
+                assert!(matches!(outcome, Received::Rejected(_)), "{outcome:?}");
+            }
+        }
+        let expected: &[_] = if second == 10 { &[(0, 'b', Keepalive)] } else { &[] };
+        assert_eq!(pair.run(secs(0), false), expected, "{second}");
+        pair.advance(secs(1));
+    }
+    assert_eq!(pair.run(secs(0), false), [(0, 'a', Initiation)], "nothing was heard");
+}
+
+/// Two that lost each other at the same moment do not keep on colliding (§6.1).
+#[test]
+fn tries_come_a_random_moment_after_five_seconds() {
+    fn pauses<I: Identity>() -> Vec<Duration> {
+        let mut pair = Pair::<I>::new();
+        pair.a.initiate(pair.now).unwrap();
+        let (mut pauses, mut last) = (Vec::new(), pair.now);
+        while pauses.len() < 15 {
+            pair.now = pair.a.session.poll_timeout().expect("it is tried");
+            let (sent, _) = pair.a.run_timers(pair.now);
+            pauses.extend(sent.iter().map(|_| pair.now - std::mem::replace(&mut last, pair.now)));
+        }
+        pauses
+    }
+    for mut pauses in
+        [pauses::<encrypt::boring::BoringIdentity>(), pauses::<encrypt::native::NativeIdentity>()]
+    {
+        assert!(pauses.iter().all(|pause| (5000..=5333).contains(&pause.as_millis())), "{pauses:?}");
+        pauses.sort_unstable();
+        pauses.dedup();
+        assert!(pauses.len() > 5, "{pauses:?}");
+    }
 }

@@ -18,7 +18,8 @@
 //! * begins a new state when the wall clock was set forward, for boringtun takes it once per state, and a peer that has
 //!   seen later timestamps (a router without a battery had the right time before it was restarted) refuses the others;
 //! * keeps sessions that were never confirmed from taking the place of those in use, which they do in boringtun after
-//!   eight handshakes.
+//!   eight handshakes;
+//! * refuses keys of low order, whose shared secrets everybody knows.
 //!
 //! What it cannot mend: a pre-shared key that changes after the wall clock was set back makes our initiations look old
 //! to the peer until the clock has caught up (boringtun cannot be told a time);

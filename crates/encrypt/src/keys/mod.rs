@@ -163,6 +163,49 @@ impl FromStr for PublicKey {
     }
 }
 
+/// The points whose order divides 8 (RFC 7748 §6.1), and what stands for one of them without being reduced. The highest bit of a
+/// key is ignored.
+#[cfg(any(test, feature = "boringtun"))]
+const LOW_ORDER: [[u8; KEY_LEN]; 7] = {
+    const fn small(first: u8) -> [u8; KEY_LEN] {
+        let mut key = [0; KEY_LEN];
+        key[0] = first;
+        key
+    }
+    /// The prime 2^255 − 19, but for its lowest byte.
+    const fn near_prime(first: u8) -> [u8; KEY_LEN] {
+        let mut key = [0xff; KEY_LEN];
+        key[0] = first;
+        key[KEY_LEN - 1] = 0x7f;
+        key
+    }
+    [
+        small(0),
+        small(1),
+        near_prime(0xec),
+        near_prime(0xed),
+        near_prime(0xee),
+        [
+            0xe0, 0xeb, 0x7a, 0x7c, 0x3b, 0x41, 0xb8, 0xae, 0x16, 0x56, 0xe3, 0xfa, 0xf1, 0x9f, 0xc4, 0x6a,
+            0xda, 0x09, 0x8d, 0xeb, 0x9c, 0x32, 0xb1, 0xfd, 0x86, 0x62, 0x05, 0x16, 0x5f, 0x49, 0xb8, 0x00,
+        ],
+        [
+            0x5f, 0x9c, 0x95, 0xbc, 0xa3, 0x50, 0x8c, 0x24, 0xb1, 0xd0, 0xb1, 0x55, 0x9c, 0x83, 0xef, 0x5b,
+            0x04, 0x44, 0x5c, 0xc4, 0x58, 0x1c, 0x8e, 0x86, 0xd8, 0x22, 0x4e, 0xdd, 0xd0, 0x9f, 0x11, 0x57,
+        ],
+    ]
+};
+
+#[cfg(any(test, feature = "boringtun"))]
+impl PublicKey {
+    /// True for a point of low order: a Diffie–Hellman with it gives zeros, whatever the private key.
+    pub(crate) fn is_of_low_order(&self) -> bool {
+        let mut key = self.0;
+        key[KEY_LEN - 1] &= 0x7f;
+        LOW_ORDER.contains(&key)
+    }
+}
+
 impl PrivateKey {
     /// A new key from the operating system's random numbers, clamped (RFC 7748 §5) as `wg genkey` does.
     ///
@@ -270,6 +313,21 @@ mod tests {
         for bad in [&hex[1..], &format!("{hex}0"), &format!("+{}", &hex[1..]), &format!("0x{}", &hex[2..])] {
             assert_eq!(PublicKey::from_hex(bad), Err(KeyError::Hex), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn with_a_key_of_low_order_all_shared_secrets_are_zero() {
+        for key in LOW_ORDER {
+            for highest in [0, 0x80] {
+                let mut key = key;
+                key[KEY_LEN - 1] |= highest;
+                assert!(PublicKey(key).is_of_low_order());
+                let shared = PrivateKey::generate().to_x25519().diffie_hellman(&x25519::PublicKey::from(key));
+                assert!(!shared.was_contributory(), "{key:02x?}");
+            }
+        }
+        assert!(!PrivateKey::generate().public_key().is_of_low_order());
+        assert!(!PublicKey([9; KEY_LEN]).is_of_low_order());
     }
 
     #[test]

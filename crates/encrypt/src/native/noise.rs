@@ -169,7 +169,7 @@ pub(super) mod tests {
     use crate::{
         INITIATION_LEN, Identity, MAX_CONTROL_LEN, PeerIndex, PrivateKey, RESPONSE_LEN, Reject, Session,
         SessionConfig,
-        native::{Addressed, LocalIdentity, NativeIdentity, PeerHandshake},
+        native::{Addressed, LocalIdentity, NativeIdentity, PeerHandshake, initiation},
         transport::KeyPair,
     };
 
@@ -194,7 +194,7 @@ pub(super) mod tests {
         LocalIdentity::new(&PrivateKey::generate())
     }
 
-    fn initiation(from: &LocalIdentity, peer: &mut PeerHandshake, now: Instant) -> [u8; INITIATION_LEN] {
+    fn initiate(from: &LocalIdentity, peer: &mut PeerHandshake, now: Instant) -> [u8; INITIATION_LEN] {
         let wall = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
         let mut out = [0; INITIATION_LEN];
         peer.initiate(from, 1, wall, now, &mut OsRng, &mut out).unwrap();
@@ -212,6 +212,48 @@ pub(super) mod tests {
         identity.respond(&to, move |_| Some(((), peer?)), 2, now, &mut OsRng, &mut out).map(|((), keys)| keys)
     }
 
+    /// What anybody can write who knows `to`, and that a peer has this public key of low order: the secret that both static keys
+    /// share is zeros.
+    fn in_the_name_of(low_order: &PublicKey, to: &PublicKey) -> [u8; INITIATION_LEN] {
+        let mut out = [0; INITIATION_LEN];
+        let ephemeral = StaticSecret::random_from_rng(OsRng);
+        let ephemeral_public = public_key(&ephemeral);
+        let mut transcript = Transcript::new(to);
+        transcript.mix_ephemeral(&ephemeral_public);
+        let key = transcript.mix_to_key(diffie_hellman(&ephemeral, to).unwrap().as_bytes());
+        out[0] = 1;
+        out[initiation::EPHEMERAL].copy_from_slice(ephemeral_public.as_bytes());
+        transcript.seal(&key, low_order.as_bytes(), &mut out[initiation::STATIC]);
+        let key = transcript.mix_to_key(&[0; KEY_LEN]);
+        transcript.seal(&key, &[0x40; 12], &mut out[initiation::TIMESTAMP]);
+        crate::native::macs::ReceiverKeys::new(to).write_macs(&mut out, None);
+        out
+    }
+
+    #[test]
+    fn nobody_can_speak_in_the_name_of_a_peer_whose_key_is_of_low_order() {
+        #[expect(clippy::disallowed_methods, reason = "an instant cannot be made otherwise")]
+        let now = Instant::now();
+        fn answer<I: Identity>(key: &PrivateKey, peer: PublicKey, now: Instant) -> Result<usize, Reject> {
+            let mut identity = I::new(key, now);
+            let index = PeerIndex::new(1).unwrap();
+            let mut session = identity.session(SessionConfig { peer, preshared_key: None, index }, now);
+            let initiation = in_the_name_of(&peer, &identity.public_key());
+            let (claimed, claim) = identity.claim(&initiation)?;
+            assert_eq!(claimed, peer);
+            session.answer(&mut identity, &initiation, claim, &mut [0; MAX_CONTROL_LEN], now)
+        }
+        let ours = PrivateKey::generate();
+        for low in [0, 1] {
+            let mut peer = [0; KEY_LEN];
+            peer[0] = low;
+            let peer = PublicKey::from_bytes(peer);
+            assert_eq!(answer::<NativeIdentity>(&ours, peer, now), Err(Reject::BadHandshake));
+            #[cfg(feature = "boringtun")]
+            assert_eq!(answer::<crate::boring::BoringIdentity>(&ours, peer, now), Err(Reject::BadHandshake));
+        }
+    }
+
     #[test]
     fn a_stranger_costs_one_diffie_hellman_and_who_does_not_know_our_key_none() {
         #[expect(clippy::disallowed_methods, reason = "an instant cannot be made otherwise")]
@@ -220,7 +262,7 @@ pub(super) mod tests {
         let mut to_us = PeerHandshake::new(ours.public_key(), None);
         let mut to_them = PeerHandshake::new(theirs.public_key(), None);
 
-        let first = initiation(&theirs, &mut to_us, now);
+        let first = initiate(&theirs, &mut to_us, now);
         assert_eq!(computed_in(|| respond(&first, &ours, None, now).unwrap_err()), (Reject::UnknownPeer, 1));
         assert_eq!(computed_in(|| respond(&first, &identity(), None, now).unwrap_err()), (Reject::BadMac, 0));
 

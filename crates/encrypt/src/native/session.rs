@@ -15,6 +15,9 @@ use crate::{
     transport::{DATA_HEADER_LEN, KeyPair, Leases, TransportKeys},
 };
 
+#[cfg(all(test, not(loom)))]
+mod tests;
+
 /// A session with the native cryptography.
 pub struct NativeSession {
     index: PeerIndex,

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::BoringSession;
 use crate::{
-    INITIATION_LEN, MAX_CONTROL_LEN, Message, REKEY_ATTEMPT_TIME, REKEY_TIMEOUT, Reject,
+    INITIATION_LEN, MAX_CONTROL_LEN, Message, PublicKey, REKEY_ATTEMPT_TIME, REKEY_TIMEOUT, Reject,
     timers::{Birth, Content, MAX_JITTER},
     wire::{TYPE_INITIATION, u32_at},
 };
@@ -58,6 +58,10 @@ impl BoringSession {
 
     /// Writes an initiation, whatever the timers say.
     pub(super) fn write_initiation(&mut self, out: &mut [u8; INITIATION_LEN], now: Instant) -> Option<usize> {
+        if self.noise.peer.is_of_low_order() {
+            self.timers.initiation_sent(MAX_JITTER, now); // never try again without a pause
+            return None;
+        }
         self.noise.follow_wall_clock(now);
         if self.tried_since.is_some_and(|since| now >= since + TRY) {
             self.renew(now);
@@ -89,6 +93,7 @@ impl BoringSession {
         now: Instant,
     ) -> Result<usize, Reject> {
         let Message::Initiation { .. } = Message::parse(initiation)? else { return Err(Reject::Malformed) };
+        self.refuse_low_order(initiation, 8)?;
         self.refresh(now);
         let birth = Birth { at: now, initiator: false };
         let len = self.noise.read_initiation(initiation, out, birth)?;
@@ -107,6 +112,7 @@ impl BoringSession {
         let Message::Response { receiver, .. } = Message::parse(response)? else {
             return Err(Reject::Malformed);
         };
+        self.refuse_low_order(response, 12)?;
         let birth = Birth { at: now, initiator: true };
         let (id, len) = self.noise.read_response(response, receiver, out, birth)?;
         self.timers.keys_agreed(now);
@@ -114,6 +120,14 @@ impl BoringSession {
         self.sent = 1; // the confirmation
         self.handshake_heard(Content::Keepalive, now);
         Ok(len)
+    }
+
+    /// Everybody knows the secrets that are shared with a key of low order, and boringtun does not look.
+    fn refuse_low_order(&self, message: &[u8], ephemeral_at: usize) -> Result<(), Reject> {
+        let ephemeral =
+            message.get(ephemeral_at..).and_then(|rest| rest.first_chunk()).ok_or(Reject::Malformed)?;
+        let keys = [PublicKey::from_bytes(*ephemeral), self.noise.peer];
+        if keys.iter().any(PublicKey::is_of_low_order) { Err(Reject::BadHandshake) } else { Ok(()) }
     }
 
     /// The peer's handshake message was good, and is answered.
