@@ -3,6 +3,7 @@
 
 mod environments;
 mod features;
+mod loom;
 
 use std::{
     fs,
@@ -31,11 +32,17 @@ const SEEDS: &str = "10000";
 /// Where seeded tests look for how many (`seeds::Seeds::variable`).
 const SEEDED: [&str; 2] = ["VOLLEY_SIMULATION_SEEDS", "VOLLEY_ORACLE_SEEDS"];
 
+/// One call of `cargo test`.
+struct Pass {
+    name: String,
+    arguments: Vec<String>,
+    variables: Vec<(&'static str, String)>,
+}
+
 /// What the harnesses said, and what the tests wrote down.
 #[derive(Debug, Default)]
 struct Run {
-    /// Names the environment of a repetition.
-    environment: Option<Environment>,
+    name: String,
     counts: Counts,
     not_run: Vec<String>,
     not_applying: Vec<String>,
@@ -55,38 +62,50 @@ impl Test {
             [] => vec!["--workspace".to_owned()],
             packages => packages.iter().map(|package| format!("--package={package}")).collect(),
         };
-        if self.package.is_empty() {
+        let all = self.package.is_empty();
+        if all {
             say!("== features\n");
             features::check()?;
         }
-        let seeds = if self.package.is_empty() { &SEEDED[..] } else { &[] };
-        let mut runs = vec![Run::of(&selection, None, seeds)?];
-        if self.package.is_empty() || self.package.iter().any(|package| package == "volley") {
-            // The same selection, so that cargo need not build anything again.
-            let tests = environments::repeated()?.into_iter().map(|test| format!("--test={test}"));
-            let repeated: Vec<_> = selection.into_iter().chain(tests).collect();
+        let mut runs = vec![Run::of(Pass::once(&selection, all))?];
+        if all || self.package.iter().any(|package| package == "volley") {
             for environment in Environment::ALL {
-                say!("\n== {}\n", environment.name());
-                runs.push(Run::of(&repeated, Some(environment), &[])?);
+                runs.push(Run::of(Pass::again(&selection, environment)?)?);
             }
+        }
+        if all {
+            runs.push(Run::of(loom::pass()?)?);
         }
         conclude(&runs)
     }
 }
 
+impl Pass {
+    /// With [`SEEDS`], unless somebody has set another number or chosen a few packages.
+    fn once(selection: &[String], all: bool) -> Self {
+        let seeded = SEEDED.iter().filter(|variable| all && std::env::var_os(variable).is_none());
+        let variables = seeded.map(|variable| (*variable, SEEDS.to_owned())).collect();
+        Self { name: "everything, once".to_owned(), arguments: selection.to_vec(), variables }
+    }
+
+    /// The same selection, so that cargo need not build anything again.
+    fn again(selection: &[String], environment: Environment) -> Result<Self> {
+        let tests = environments::repeated(environment)?.into_iter().map(|test| format!("--test={test}"));
+        let arguments = selection.iter().cloned().chain(tests).collect();
+        let mut variables = vec![(netlab::ENVIRONMENT, environment.name().to_owned())];
+        variables.extend(environments::variables(environment));
+        Ok(Self { name: environment.name().to_owned(), arguments, variables })
+    }
+}
+
 impl Run {
-    /// With [`SEEDS`] in those of the variables that are not set.
-    fn of(selection: &[String], environment: Option<Environment>, seeds: &[&str]) -> Result<Self> {
+    fn of(pass: Pass) -> Result<Self> {
+        say!("\n== {}\n", pass.name);
         let (not_run, not_applying) = (Notes::new("not-run"), Notes::new("does-not-apply"));
         let mut cargo = cargo::cargo();
-        cargo.args(["test", "--no-fail-fast"]).args(selection);
-        let unset = seeds.iter().filter(|variable| std::env::var_os(variable).is_none());
-        cargo.envs(unset.map(|variable| (variable, SEEDS)));
+        cargo.args(["test", "--no-fail-fast"]).args(&pass.arguments);
+        cargo.env_remove(netlab::ENVIRONMENT).envs(pass.variables);
         cargo.env(netlab::NOT_RUN_FILE, &not_run.file).env(netlab::DOES_NOT_APPLY_FILE, &not_applying.file);
-        match environment {
-            Some(environment) => cargo.env(netlab::ENVIRONMENT, environment.name()),
-            None => cargo.env_remove(netlab::ENVIRONMENT),
-        };
         let mut child =
             cargo.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("cannot run cargo")?;
         let stdout = child.stdout.take().context("piped")?;
@@ -96,7 +115,7 @@ impl Run {
         let (not_run, not_applying) = (not_run.read(), not_applying.read());
         // To the harness, a test that has nothing to test has passed.
         counts.passed = counts.passed.saturating_sub(not_applying.len() as u64);
-        Ok(Self { environment, counts, not_run, not_applying, succeeded })
+        Ok(Self { name: pass.name, counts, not_run, not_applying, succeeded })
     }
 
     fn skipped(&self) -> u64 {
@@ -143,10 +162,12 @@ fn conclude(runs: &[Run]) -> Result<()> {
     }
     say!();
     for run in runs {
-        let place = run.environment.map_or("everything, once", Environment::name);
         let Counts { passed, failed, .. } = run.counts;
         let (skipped, not_applying) = (run.skipped(), run.not_applying.len());
-        say!("{place}: {passed} passed, {failed} failed, {skipped} not run, {not_applying} do not apply");
+        say!(
+            "{}: {passed} passed, {failed} failed, {skipped} not run, {not_applying} do not apply",
+            run.name
+        );
     }
     let failed = sum(|run| run.counts.failed);
     say!("{} passed, {failed} failed, {skipped} not run", sum(|run| run.counts.passed));
@@ -154,7 +175,7 @@ fn conclude(runs: &[Run]) -> Result<()> {
         bail!("tests failed");
     }
     if let Some(run) = runs.iter().find(|run| run.counts.passed == 0) {
-        bail!("no test ran: {:?}", run.environment);
+        bail!("no test ran: {}", run.name);
     }
     if require_all && skipped > 0 {
         bail!("{skipped} tests did not run, and {}=1", netlab::REQUIRE_ALL);

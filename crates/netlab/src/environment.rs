@@ -1,10 +1,14 @@
 //! In which environment the daemons of a test run. Unset, it is the one of a login; `cargo xtask test` runs the
-//! daemon's namespace tests once more in each of these.
+//! daemon's tests once more in each of these.
 
 /// Names the environment, by [`Environment::name`].
 pub const ENVIRONMENT: &str = "VOLLEY_TEST_ENVIRONMENT";
 
-/// Something less than a login as root.
+/// Names the backend of every daemon that is not told one on its command line. With [`Environment::OtherBackend`] it is the
+/// one that is not the default.
+pub const BACKEND: &str = "VOLLEY_BACKEND";
+
+/// Something less than a login as root, or something else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Environment {
     /// No variable but those that a test sets: no `PATH`, no `HOME`.
@@ -15,11 +19,13 @@ pub enum Environment {
     Pid1,
     /// Nothing of root's power but `CAP_NET_ADMIN`, for good.
     NetAdmin,
+    /// That of a login, with the backend that is not the default: [`BACKEND`] says which.
+    OtherBackend,
 }
 
 impl Environment {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::EnvI, Self::NoTerminal, Self::Pid1, Self::NetAdmin];
+    pub const ALL: [Self; 5] = [Self::EnvI, Self::NoTerminal, Self::Pid1, Self::NetAdmin, Self::OtherBackend];
 
     /// The one that this run is for.
     ///
@@ -38,6 +44,7 @@ impl Environment {
             Self::NoTerminal => "no-terminal",
             Self::Pid1 => "pid-1",
             Self::NetAdmin => "net-admin",
+            Self::OtherBackend => "other-backend",
         }
     }
 

@@ -22,7 +22,7 @@ mod wire;
 pub use account::{KernelCounters, Memory, machine_busy, process_cpu, process_memory, thread_cpu};
 pub use daemon::{Daemon, Implementation};
 pub use emulator::{Emulator, Impairment, PathCounters};
-pub use environment::{ENVIRONMENT, Environment};
+pub use environment::{BACKEND, ENVIRONMENT, Environment};
 pub use known_peer::{HandshakeSecrets, KnownPeer, Word, public_key, random_key};
 pub use link::{InterfaceCounters, connect};
 pub use namespace::{Host, enter_user_namespace, unavailable};

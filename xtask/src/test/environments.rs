@@ -1,8 +1,10 @@
-//! Which tests run again in each [environment](netlab::Environment).
+//! Which tests run again in each [environment](Environment).
 
 use std::fs;
 
 use anyhow::{Context, Result};
+use io_runtime::Backend;
+use netlab::Environment;
 
 use crate::cargo;
 
@@ -30,14 +32,39 @@ const ONCE: &[(&str, &str)] = &[
     ("wire_correctness", TRAFFIC),
 ];
 
-/// The others, by cargo's names.
-pub(super) fn repeated() -> Result<Vec<String>> {
+/// The files whose tests are the same with another backend, and why.
+const WHATEVER_THE_BACKEND: &[(&str, &str)] = &[
+    ("config_mutants", "about the parser, which knows nothing of it"),
+    ("interop_boringtun", NAMED),
+    ("interop_gotatun", NAMED),
+    ("interop_wireguard_go", NAMED),
+    ("up_killed", "counts the calls of `volley up`, which is another process than the backend's"),
+];
+
+const NAMED: &str = "each of its tests names its backend";
+
+/// What the processes of an environment are told besides its name.
+pub(super) fn variables(environment: Environment) -> Option<(&'static str, String)> {
+    let other = match Backend::default() {
+        Backend::Boringtun => Backend::Native,
+        Backend::Native => Backend::Boringtun,
+    };
+    (environment == Environment::OtherBackend).then(|| (netlab::BACKEND, other.to_string()))
+}
+
+/// The tests that run in an environment, by cargo's names.
+pub(super) fn repeated(environment: Environment) -> Result<Vec<String>> {
+    let left_out = match environment {
+        Environment::OtherBackend => WHATEVER_THE_BACKEND,
+        _ => ONCE,
+    };
     let directory = cargo::root().join("crates/volley/tests");
     let files = fs::read_dir(&directory).with_context(|| directory.display().to_string())?;
     let files: Vec<_> = files.collect::<Result<_, _>>()?;
     let names =
         files.iter().filter_map(|file| file.file_name().to_str()?.strip_suffix(".rs").map(str::to_owned));
-    let mut names: Vec<_> = names.filter(|name| ONCE.iter().all(|(once, _)| once != name)).collect();
+    let mut names: Vec<_> =
+        names.filter(|name| left_out.iter().all(|(left_out, _)| left_out != name)).collect();
     names.sort();
     Ok(names)
 }
@@ -49,7 +76,7 @@ mod tests {
     /// Cargo takes a test's name for every package that has one.
     #[test]
     fn no_other_package_has_tests_of_these_names() {
-        for name in repeated().unwrap() {
+        for name in Environment::ALL.into_iter().flat_map(|environment| repeated(environment).unwrap()) {
             let crates = fs::read_dir(cargo::root().join("crates")).unwrap();
             let owners = crates
                 .filter(|owner| owner.as_ref().unwrap().path().join(format!("tests/{name}.rs")).exists());
@@ -59,7 +86,7 @@ mod tests {
 
     #[test]
     fn the_daemons_life_is_repeated_and_traffic_is_not() {
-        let repeated = repeated().unwrap();
+        let repeated = repeated(Environment::EnvI).unwrap();
         for name in ["background", "start_and_end", "privileges", "up_down", "wg_quick", "wg_tool"] {
             assert!(repeated.iter().any(|repeated| repeated == name), "{name}");
         }
@@ -67,5 +94,22 @@ mod tests {
             assert!(cargo::root().join(format!("crates/volley/tests/{once}.rs")).exists(), "{once}: {why}");
             assert!(!repeated.iter().any(|repeated| repeated == once), "{once}");
         }
+    }
+
+    #[test]
+    fn the_other_backend_is_tried_with_traffic_too() {
+        let repeated = repeated(Environment::OtherBackend).unwrap();
+        for name in ["clocks", "e2e_traffic", "slow_peers", "start_and_end", "traffic", "wire_correctness"] {
+            assert!(repeated.iter().any(|repeated| repeated == name), "{name}");
+        }
+        for (left_out, why) in WHATEVER_THE_BACKEND {
+            assert!(
+                cargo::root().join(format!("crates/volley/tests/{left_out}.rs")).exists(),
+                "{left_out}: {why}"
+            );
+        }
+        let (_, other) = variables(Environment::OtherBackend).unwrap();
+        assert_ne!(other, Backend::default().to_string());
+        assert_eq!(variables(Environment::EnvI), None);
     }
 }

@@ -7,7 +7,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use netlab::Environment;
+use io_runtime::Backend;
+use netlab::{BACKEND, Environment};
 
 /// `CAP_NET_ADMIN` (linux/capability.h).
 const NET_ADMIN: u64 = 1 << 12;
@@ -54,17 +55,19 @@ impl Entrance {
     /// Writes the scripts that the environment of this run needs into `directory`.
     pub(crate) fn build(directory: PathBuf) -> Self {
         let real = env!("CARGO_BIN_EXE_volley");
-        let Some(environment) = Environment::current() else {
-            let directory = Path::new(real).parent().expect("a directory").to_owned();
-            return Self { environment: None, directory, run: String::new() };
+        let environment = Environment::current();
+        let enter = match environment {
+            // The variable that names the backend is all.
+            None | Some(Environment::OtherBackend) => {
+                let directory = Path::new(real).parent().expect("a directory").to_owned();
+                return Self { environment, directory, run: String::new() };
+            }
+            Some(Environment::EnvI) => ENV_I.replace("SYSTEM_PATH", SYSTEM_PATH),
+            Some(Environment::NoTerminal) => NO_TERMINAL.to_owned(),
+            Some(Environment::Pid1) => PID_1.to_owned(),
+            Some(Environment::NetAdmin) => NET_ADMIN_ONLY.to_owned(),
         };
         fs::create_dir_all(&directory).expect("a directory");
-        let enter = match environment {
-            Environment::EnvI => ENV_I.replace("SYSTEM_PATH", SYSTEM_PATH),
-            Environment::NoTerminal => NO_TERMINAL.to_owned(),
-            Environment::Pid1 => PID_1.to_owned(),
-            Environment::NetAdmin => NET_ADMIN_ONLY.to_owned(),
-        };
         let script = |name: &str, text: &str| {
             let path = directory.join(name);
             fs::write(&path, text).expect("a script");
@@ -72,14 +75,14 @@ impl Entrance {
             path.display().to_string()
         };
         let enter = script("enter", &enter);
-        let run = if environment == Environment::Pid1 {
+        let run = if environment == Some(Environment::Pid1) {
             let runtime = script("container.py", include_str!("container.py"));
             format!("/usr/bin/python3 '{runtime}' '{enter}'")
         } else {
             format!("'{enter}'")
         };
         script("volley", &format!("#!/bin/sh\nexec {run} '{real}' \"$@\"\n"));
-        Self { environment: Some(environment), directory, run }
+        Self { environment, directory, run }
     }
 
     /// The directory that holds `volley`.
@@ -100,7 +103,7 @@ impl Entrance {
     /// What a test must have to enter the environment.
     pub(crate) fn tools() -> &'static [&'static str] {
         match Environment::current() {
-            None => &[],
+            None | Some(Environment::OtherBackend) => &[],
             Some(Environment::EnvI) => &["env", "sed"],
             Some(Environment::NoTerminal) => &["setsid", "readlink"],
             Some(Environment::Pid1) => &["unshare", "python3"],
@@ -112,8 +115,8 @@ impl Entrance {
     /// `CAP_NET_ADMIN` cannot do the former: there, what the test asks for stands for the environment.
     pub(crate) fn before_rights(&self) -> String {
         match self.environment {
-            None | Some(Environment::NetAdmin) => String::new(),
-            Some(_) => self.run.clone(),
+            Some(Environment::NetAdmin) => String::new(),
+            _ => self.run.clone(),
         }
     }
 
@@ -149,6 +152,12 @@ impl Entrance {
             }
             Some(Environment::Pid1) => {
                 assert_eq!(status("NSpid:").split_whitespace().last(), Some("1"));
+            }
+            Some(Environment::OtherBackend) => {
+                let other = std::env::var(BACKEND).expect("a backend");
+                assert_ne!(other, Backend::default().to_string());
+                let variables = read("environ");
+                assert!(variables.split('\0').any(|line| line == format!("{BACKEND}={other}")));
             }
             Some(Environment::NetAdmin) => {
                 assert_eq!(u64::from_str_radix(&status("CapBnd:"), 16), Ok(NET_ADMIN));

@@ -131,8 +131,7 @@ impl Lab {
         let mut command = Command::new(program);
         command.args(args).env_clear().env("PATH", path).env("DIR", &self.dir).current_dir(&self.dir);
         command.envs([("HOME", "/root"), ("USER", "root"), ("LOGNAME", "root"), ("TERM", "dumb")]);
-        // `VOLLEY_BACKEND=native cargo test -p volley` tries that one.
-        command.envs(std::env::var_os("VOLLEY_BACKEND").map(|backend| ("VOLLEY_BACKEND", backend)));
+        command.envs(std::env::var_os(netlab::BACKEND).map(|backend| (netlab::BACKEND, backend)));
         command.stdin(Stdio::null());
         command
     }
