@@ -124,8 +124,6 @@ pub struct Coalescer {
     /// `max_frames` buffers of [`STRIDE`] bytes.
     memory: Box<[u8]>,
     free: Vec<usize>,
-    /// For callers that have no packet of their own yet: see [`slot`](Self::slot).
-    slot: Box<[u8]>,
     /// Frames in the order of their first packets.
     queue: VecDeque<Frame>,
     /// The serial number of the queue's front.
@@ -170,7 +168,6 @@ impl Coalescer {
             config,
             memory: vec![0; config.max_frames * STRIDE].into_boxed_slice(),
             free: (0..config.max_frames).rev().collect(),
-            slot: vec![0; MAX_PACKET_LEN].into_boxed_slice(),
             queue: VecDeque::with_capacity(config.max_frames),
             front: 0,
             flows: Vec::with_capacity(config.max_flows),
@@ -211,22 +208,6 @@ impl Coalescer {
             }
         }
         Ok(())
-    }
-
-    /// 65,535 bytes for a packet that has no place yet. Holds anything until written to.
-    pub fn slot(&mut self) -> &mut [u8] {
-        &mut self.slot
-    }
-
-    /// [Pushes](Self::push) the packet in the first `len` bytes of the slot.
-    ///
-    /// # Errors
-    /// As [`push`](Self::push); the packet stays in the slot.
-    pub fn commit(&mut self, len: usize) -> Result<(), Full> {
-        let slot = std::mem::take(&mut self.slot);
-        let pushed = self.push(&slot[..len.min(MAX_PACKET_LEN)]);
-        self.slot = slot;
-        pushed
     }
 
     /// Writes every frame, in order, through `write`, which gets a virtio-net header and a packet.
