@@ -4,9 +4,10 @@ use std::time::Instant;
 
 use encrypt::{Identity, PrivateKey, PublicKey};
 use gso_queue::{Destination, GsoQueue, Unfinished};
-use tun_device::Coalescer;
+use tun_device::{Coalescer, Segments};
 use tunnel_core::{
-    AllowedIpUpdate, Arrival, PeerUpdate, Sealing, SinkFull, Tunnel, TunnelConfig, TunnelUpdate,
+    AllowedIpUpdate, Arrival, Packets, PeerUpdate, Sealing, Sent, SinkFull, Tunnel, TunnelConfig,
+    TunnelUpdate,
 };
 
 use crate::{peer, tcp_packet};
@@ -47,6 +48,19 @@ pub struct Pair<I: Identity> {
     pub right: Side<I>,
 }
 
+/// A frame's packets.
+struct Cut<'a>(Segments<'a>);
+
+impl Packets for Cut<'_> {
+    fn packet(&self) -> Option<&[u8]> {
+        self.0.current()
+    }
+
+    fn advance(&mut self) {
+        self.0.next();
+    }
+}
+
 impl<I: Identity> Pair<I> {
     /// Two tunnels with a live session, and nothing under way.
     pub fn connected(now: Instant) -> Self {
@@ -57,7 +71,7 @@ impl<I: Identity> Pair<I> {
             right: Side::new(1, right_key, left_peer, "10.1.0.0/16", now),
         };
         let mut packet = tcp_packet(100);
-        let mut segments = tun_device::Segments::new(&mut packet).expect("a good frame");
+        let mut segments = Segments::new(&mut packet).expect("a good frame");
         pair.left.send(segments.next().expect("one packet"), now);
         let mut arrived = 0;
         while !(pair.left.queue.is_empty() && pair.right.queue.is_empty()) {
@@ -101,6 +115,14 @@ impl<I: Identity> Side<I> {
     /// If not.
     pub fn try_send(&mut self, packet: &[u8], now: Instant) -> Result<(), SinkFull> {
         self.tunnel.send(packet, now, &mut self.queue).map(drop)
+    }
+
+    /// Sends a frame of the TUN's, cut up, as the runtime does; the queue must have room.
+    pub fn send_frame(&mut self, frame: &mut [u8], now: Instant) {
+        let mut segments = Segments::new(frame).expect("a good frame");
+        segments.next();
+        let sent = self.tunnel.send_all(&mut Cut(segments), now, &mut self.queue);
+        assert_eq!(sent, Ok(Sent::Taken));
     }
 
     /// Gives every queued datagram to `other`, and every packet that comes out there to `accept`.

@@ -22,22 +22,15 @@ pub(crate) struct Inner {
 impl Inner {
     /// `None` unless `packet` begins with one whole IPv4 or IPv6 packet.
     pub(crate) fn parse(packet: &[u8]) -> Option<Self> {
-        match packet.first()? >> 4 {
-            4 => Self::parse_v4(packet),
-            6 => Self::parse_v6(packet),
-            _ => None,
+        let len = whole_len(packet)?;
+        match packet[0] >> 4 {
+            4 => Self::parse_v4(packet, len),
+            _ => Self::parse_v6(packet, len),
         }
     }
 
-    fn parse_v4(packet: &[u8]) -> Option<Self> {
+    fn parse_v4(packet: &[u8], len: usize) -> Option<Self> {
         let header: &[u8; IPV4_HEADER_LEN] = packet.first_chunk()?;
-        let header_len = usize::from(header[0] & 0x0f) * 4;
-        let len = usize::from(u16::from_be_bytes([header[2], header[3]]));
-        let header_fits = (IPV4_HEADER_LEN..=len).contains(&header_len);
-        let is_whole = len <= packet.len();
-        if !(header_fits && is_whole) {
-            return None;
-        }
         let [.., s0, s1, s2, s3, d0, d1, d2, d3] = *header;
         Some(Self {
             len,
@@ -47,12 +40,8 @@ impl Inner {
         })
     }
 
-    fn parse_v6(packet: &[u8]) -> Option<Self> {
+    fn parse_v6(packet: &[u8], len: usize) -> Option<Self> {
         let header: &[u8; IPV6_HEADER_LEN] = packet.first_chunk()?;
-        let len = IPV6_HEADER_LEN + usize::from(u16::from_be_bytes([header[4], header[5]]));
-        if len > packet.len() {
-            return None;
-        }
         let (_, addresses) = header.split_last_chunk::<32>()?;
         let (source, destination) = addresses.split_at(16);
         Some(Self {
@@ -62,6 +51,29 @@ impl Inner {
             ecn: Ecn::from_bits(header[1] >> 4),
         })
     }
+}
+
+/// Without what is behind its length by its own header. `None` unless it begins with one whole IPv4 or IPv6 packet.
+pub(crate) fn trim(packet: &[u8]) -> Option<&[u8]> {
+    packet.get(..whole_len(packet)?)
+}
+
+fn whole_len(packet: &[u8]) -> Option<usize> {
+    let len = match packet.first()? >> 4 {
+        4 => {
+            let header: &[u8; IPV4_HEADER_LEN] = packet.first_chunk()?;
+            let header_len = usize::from(header[0] & 0x0f) * 4;
+            let len = usize::from(u16::from_be_bytes([header[2], header[3]]));
+            let header_fits = (IPV4_HEADER_LEN..=len).contains(&header_len);
+            header_fits.then_some(len)?
+        }
+        6 => {
+            let header: &[u8; IPV6_HEADER_LEN] = packet.first_chunk()?;
+            IPV6_HEADER_LEN + usize::from(u16::from_be_bytes([header[4], header[5]]))
+        }
+        _ => return None,
+    };
+    (len <= packet.len()).then_some(len)
 }
 
 /// The outer ECN bits for an inner packet: the same (RFC 6040 §4.1, normal mode).

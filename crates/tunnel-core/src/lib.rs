@@ -9,6 +9,7 @@ mod deadlines;
 mod handshakes;
 mod inner;
 mod link;
+mod packets;
 mod peer;
 mod peer_table;
 mod persistent_keepalive;
@@ -22,6 +23,7 @@ mod waiting;
 
 pub use config::{AllowedIpUpdate, PeerStatus, PeerUpdate, TunnelConfig, TunnelUpdate};
 pub use counters::{Counters, Drops, Traffic};
+pub use packets::Packets;
 pub use sealing::Sealing;
 pub use tunnel::{Arrival, Sent, SinkFull, Tunnel};
 pub use unreachable::MAX_ICMP_ERROR_LEN;

@@ -10,7 +10,7 @@ use gso_queue::{AppendError, DatagramSink, Destination, Ecn, Slot};
 use tracing::{debug, trace};
 
 use crate::{
-    Arrival, Sealing, Sent, SinkFull,
+    Arrival, Packets, Sealing, Sent, SinkFull,
     deadlines::Scheduled,
     inner::{self, Inner},
     persistent_keepalive::PersistentKeepalive,
@@ -77,13 +77,13 @@ impl<S: Session> Peer<S> {
         }
     }
 
-    /// Seals `packet`, or queues it and asks for a handshake.
+    /// Seals the packets, or queues them and asks for a handshake. [`Sent::Unreachable`] leaves them where they are.
     ///
     /// # Errors
-    /// The sink is full; the packet was not consumed.
+    /// The sink is full; the packet at hand was not consumed.
     pub(crate) fn send<K: DatagramSink<Sealing>>(
         &mut self,
-        packet: &[u8],
+        packets: &mut impl Packets,
         ecn: Ecn,
         identity: &mut S::Identity,
         now: Instant,
@@ -97,29 +97,59 @@ impl<S: Session> Peer<S> {
         if self.is_live() {
             self.flush_waiting(identity, now, shared, sink)?;
             let to = Destination { ecn: inner::encapsulate_ecn(ecn), ..endpoint };
-            let plaintext = padded(packet, shared.mtu, &mut shared.scratch);
-            match self.seal(plaintext, to, now, sink)? {
-                Sealed::Sent => {
-                    self.count_sent_packet(plaintext.len(), shared);
-                    self.after_sealing(identity, now, shared, sink);
-                    return Ok(Sent::Taken);
-                }
-                Sealed::TooBig => {
-                    shared.counters.drops.tx_too_big += 1;
-                    return Ok(Sent::Taken);
-                }
-                Sealed::NeedsHandshake => {}
+            let sealed = self.seal_all(packets, to, now, shared, sink);
+            self.after_sealing(identity, now, shared, sink);
+            sealed?;
+            if packets.packet().is_none() {
+                return Ok(Sent::Taken);
             }
         }
         self.ensure_session(identity, now);
-        // After a pause (a laptop that slept), a handshake given up long ago must not take this packet along.
+        // After a pause (a laptop that slept), a handshake given up long ago must not take these packets along.
         self.run_session_timers(identity, now, shared, sink)?;
         self.initiate(identity, now, shared, sink)?;
         if let Some(session) = &mut self.session {
             session.keep_trying(now);
         }
-        shared.counters.drops.tx_waiting_full += self.waiting.push(packet, &mut shared.waiting);
+        while let Some(packet) = packets.packet() {
+            match inner::trim(packet) {
+                Some(packet) => {
+                    shared.counters.drops.tx_waiting_full += self.waiting.push(packet, &mut shared.waiting);
+                }
+                None => shared.counters.drops.tx_malformed += 1,
+            }
+            packets.advance();
+        }
         Ok(Sent::Taken)
+    }
+
+    /// Seals packets while there are any and the session is live.
+    ///
+    /// # Errors
+    /// The sink is full; the packet at hand was not consumed.
+    fn seal_all<K: DatagramSink<Sealing>>(
+        &mut self,
+        packets: &mut impl Packets,
+        to: Destination,
+        now: Instant,
+        shared: &mut Shared,
+        sink: &mut K,
+    ) -> Result<(), SinkFull> {
+        while let Some(packet) = packets.packet() {
+            let Some(packet) = inner::trim(packet) else {
+                shared.counters.drops.tx_malformed += 1;
+                packets.advance();
+                continue;
+            };
+            let plaintext = padded(packet, shared.mtu, &mut shared.scratch);
+            match self.seal(plaintext, to, now, sink)? {
+                Sealed::Sent => self.count_sent_packet(plaintext.len(), shared),
+                Sealed::TooBig => shared.counters.drops.tx_too_big += 1,
+                Sealed::NeedsHandshake => return Ok(()),
+            }
+            packets.advance();
+        }
+        Ok(())
     }
 
     /// What a datagram from this peer may have changed: packets that waited may go, and timers run.

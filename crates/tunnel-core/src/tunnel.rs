@@ -13,7 +13,7 @@ use encrypt::{
 use gso_queue::{DatagramSink, Destination, Ecn};
 
 use crate::{
-    Counters, PeerStatus, Sealing, TunnelConfig,
+    Counters, Packets, PeerStatus, Sealing, TunnelConfig,
     allowed_ips::AllowedIps,
     control,
     handshakes::Load,
@@ -56,6 +56,15 @@ pub enum Sent {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the sink is full: flush it, then send the same packet again")]
 pub struct SinkFull;
+
+/// Who gets a packet, and what sending it takes.
+struct Route<'a, I: Identity> {
+    peer: &'a mut Peer<I::Session>,
+    /// The packet's.
+    ecn: Ecn,
+    identity: &'a mut I,
+    shared: &'a mut Shared,
+}
 
 /// A WireGuard tunnel over the crypto backend `I`. The crate's documentation says how to drive it.
 pub struct Tunnel<I: Identity> {
@@ -110,35 +119,38 @@ impl<I: Identity> Tunnel<I> {
         now: Instant,
         sink: &mut S,
     ) -> Result<Sent, SinkFull> {
-        self.flush_control(now, sink)?;
-        if !self.is_up {
-            self.shared.counters.drops.tx_link_down += 1;
-            return Ok(Sent::Taken);
+        self.send_all(&mut Some(packet), now, sink)
+    }
+
+    /// As [`send`](Self::send), for packets that go the same way: what leads to their peer is looked up for all of them
+    /// at once. Takes them until there are none left, or one is [`Sent::Unreachable`]: that one was dropped, but is still at
+    /// hand; [advance](Packets::advance) and send the rest, if it is worth it.
+    ///
+    /// # Errors
+    /// Only when the sink is full: flush it and send the same again. The packet at hand was not consumed.
+    pub fn send_all<S: DatagramSink<Sealing>>(
+        &mut self,
+        packets: &mut impl Packets,
+        now: Instant,
+        sink: &mut S,
+    ) -> Result<Sent, SinkFull> {
+        while let Some(packet) = packets.packet() {
+            self.flush_control(now, sink)?;
+            let sent = match self.route(packet) {
+                Ok(Route { peer, ecn, identity, shared }) => {
+                    peer.send(packets, ecn, identity, now, shared, sink)?
+                }
+                Err(Sent::Taken) => {
+                    packets.advance();
+                    continue;
+                }
+                Err(sent) => sent,
+            };
+            if sent == Sent::Unreachable {
+                return Ok(sent);
+            }
         }
-        let Some(inner) = Inner::parse(packet) else {
-            self.shared.counters.drops.tx_malformed += 1;
-            return Ok(Sent::Taken);
-        };
-        let packet = &packet[..inner.len];
-        if self.has_come_back(packet, &inner) {
-            self.shared.counters.drops.tx_loop += 1;
-            return Ok(Sent::Taken);
-        }
-        let drops = &mut self.shared.counters.drops;
-        let Some(index) = self.allowed_ips.route(inner.destination) else {
-            drops.tx_no_route += 1;
-            return Ok(Sent::Unreachable);
-        };
-        let Some(identity) = &mut self.identity else {
-            drops.tx_no_private_key += 1;
-            return Ok(Sent::Taken);
-        };
-        let Some(peer) = self.peers.get_mut(index) else {
-            debug_assert!(false, "allowed IPs name only peers that are there");
-            drops.tx_no_route += 1;
-            return Ok(Sent::Unreachable);
-        };
-        peer.send(packet, inner.ecn, identity, now, &mut self.shared, sink)
+        Ok(Sent::Taken)
     }
 
     /// Takes one UDP datagram, and opens it in place. What is left of its bytes otherwise is worth nothing.
@@ -289,6 +301,40 @@ impl<I: Identity> Tunnel<I> {
             }
         }
         Ok(())
+    }
+
+    /// Who gets a packet.
+    ///
+    /// # Errors
+    /// It was dropped and counted.
+    fn route(&mut self, packet: &[u8]) -> Result<Route<'_, I>, Sent> {
+        if !self.is_up {
+            self.shared.counters.drops.tx_link_down += 1;
+            return Err(Sent::Taken);
+        }
+        let Some(inner) = Inner::parse(packet) else {
+            self.shared.counters.drops.tx_malformed += 1;
+            return Err(Sent::Taken);
+        };
+        if self.has_come_back(&packet[..inner.len], &inner) {
+            self.shared.counters.drops.tx_loop += 1;
+            return Err(Sent::Taken);
+        }
+        let drops = &mut self.shared.counters.drops;
+        let Some(index) = self.allowed_ips.route(inner.destination) else {
+            drops.tx_no_route += 1;
+            return Err(Sent::Unreachable);
+        };
+        let Some(identity) = &mut self.identity else {
+            drops.tx_no_private_key += 1;
+            return Err(Sent::Taken);
+        };
+        let Some(peer) = self.peers.get_mut(index) else {
+            debug_assert!(false, "allowed IPs name only peers that are there");
+            drops.tx_no_route += 1;
+            return Err(Sent::Unreachable);
+        };
+        Ok(Route { peer, ecn: inner.ecn, identity, shared: &mut self.shared })
     }
 
     fn receive_data<'d, S: DatagramSink<Sealing>>(

@@ -5,7 +5,7 @@ use std::time::Instant;
 use encrypt::Identity;
 use gso_queue::{GsoQueue, QueueConfig};
 use tun_device::Segments;
-use tunnel_core::{Sealing, Sent, Tunnel};
+use tunnel_core::{MAX_ICMP_ERROR_LEN, Packets, Sealing, Sent, SinkFull, Tunnel};
 
 use super::{DataPlane, Source, flush};
 use crate::{
@@ -57,21 +57,12 @@ impl<I: Identity, P: TunPort> DataPlane<I, P> {
                 return Ok(Source::Drained);
             };
             bytes += frame.len();
-            let Ok(mut packets) = Segments::new(frame) else {
+            let Ok(segments) = Segments::new(frame) else {
                 counters.drops.tun_malformed += 1;
                 continue;
             };
-            let mut unreachable = false;
-            let mut answer = None;
-            while let Some(packet) = packets.next() {
-                counters.traffic.tun_packets_read += 1;
-                let sent = send(packet, tunnel, sender, queue, counters, now);
-                // One answer is enough for a whole super-packet.
-                if sent == Sent::Unreachable && !unreachable {
-                    unreachable = true;
-                    answer = tunnel.answer_unreachable(packet, icmp, now);
-                }
-            }
+            counters.traffic.tun_packets_read += segments.remaining() as u64;
+            let answer = send(Frame::new(segments), tunnel, sender, queue, counters, icmp, now);
             if let Some(len) = answer {
                 write_packet(&icmp[..len], tun, counters, now)?;
             }
@@ -80,23 +71,57 @@ impl<I: Identity, P: TunPort> DataPlane<I, P> {
     }
 }
 
-/// Seals a packet, or queues or drops it. A free function, as [`flush`] is: a frame of the TUN's is in use.
+/// The packets of one frame. All go the same way.
+struct Frame<'a>(Segments<'a>);
+
+impl<'a> Frame<'a> {
+    fn new(mut segments: Segments<'a>) -> Self {
+        segments.next();
+        Self(segments)
+    }
+}
+
+impl Packets for Frame<'_> {
+    fn packet(&self) -> Option<&[u8]> {
+        self.0.current()
+    }
+
+    fn advance(&mut self) {
+        self.0.next();
+    }
+}
+
+/// Seals a frame's packets, or queues or drops them. Gives the length of an ICMP error for their sender, if there is to be
+/// one. A free function, as [`flush`] is: a frame of the TUN's is in use.
 fn send<I: Identity>(
-    packet: &[u8],
+    mut frame: Frame<'_>,
     tunnel: &mut Tunnel<I>,
     sender: &mut Option<Sender<UdpSocket>>,
     queue: &mut GsoQueue<Sealing>,
     counters: &mut IoCounters,
+    icmp: &mut [u8; MAX_ICMP_ERROR_LEN],
     now: Instant,
-) -> Sent {
+) -> Option<usize> {
+    let mut was_unreachable = false;
+    let mut answer = None;
     loop {
-        if let Ok(sent) = tunnel.send(packet, now, queue) {
-            return sent;
-        }
-        flush(sender, queue, tunnel, counters, now);
-        if queue.free_buffers() == 0 {
-            counters.drops.tun_overrun += 1;
-            return Sent::Taken;
+        match tunnel.send_all(&mut frame, now, queue) {
+            Ok(Sent::Taken) => return answer,
+            Ok(Sent::Unreachable) => {
+                // One answer is enough for a whole super-packet.
+                if let Some(packet) = frame.packet().filter(|_| !was_unreachable) {
+                    answer = tunnel.answer_unreachable(packet, icmp, now);
+                }
+                was_unreachable = true;
+                frame.advance();
+            }
+            Err(SinkFull) => {
+                flush(sender, queue, tunnel, counters, now);
+                if queue.free_buffers() == 0 {
+                    counters.drops.tun_overrun += 1;
+                    frame.advance();
+                }
+            }
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Splitting a frame from the TUN into plain packets, in place.
 
+use std::ops::Range;
+
 use super::{
     GsoType, Malformed, VnetHeader,
     checksum::Sum,
@@ -19,6 +21,7 @@ use crate::VNET_HEADER_LEN;
 pub struct Segments<'a> {
     frame: &'a mut [u8],
     segmenter: Segmenter,
+    current: Option<Range<usize>>,
 }
 
 impl<'a> Segments<'a> {
@@ -28,14 +31,19 @@ impl<'a> Segments<'a> {
     /// [`Malformed`] if the frame cannot be taken apart; drop it and count.
     pub fn new(frame: &'a mut [u8]) -> Result<Self, Malformed> {
         let segmenter = Segmenter::new(frame)?;
-        Ok(Self { frame, segmenter })
+        Ok(Self { frame, segmenter, current: None })
     }
 
     /// The next packet, or `None` after the last.
     #[expect(clippy::should_implement_trait, reason = "it lends the packet, which Iterator cannot say")]
     pub fn next(&mut self) -> Option<&mut [u8]> {
-        let range = self.segmenter.next(self.frame)?;
-        Some(&mut self.frame[range])
+        self.current = self.segmenter.next(self.frame);
+        Some(&mut self.frame[self.current.clone()?])
+    }
+
+    /// The packet that [`next`](Self::next) gave last; `None` before the first, and when it gave none.
+    pub fn current(&self) -> Option<&[u8]> {
+        Some(&self.frame[self.current.clone()?])
     }
 
     /// How many packets are still to come.
@@ -107,7 +115,7 @@ impl Segmenter {
     }
 
     /// Writes the next packet into its place and gives its range in `frame`, the same as given to `new`.
-    pub(super) fn next(&mut self, frame: &mut [u8]) -> Option<std::ops::Range<usize>> {
+    pub(super) fn next(&mut self, frame: &mut [u8]) -> Option<Range<usize>> {
         match self {
             Self::Done => None,
             Self::Single { len } => {

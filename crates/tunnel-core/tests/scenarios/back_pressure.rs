@@ -6,6 +6,7 @@ use gso_queue::{AppendError, DatagramSink, Destination, Slot, Work};
 use tunnel_core::{Sent, SinkFull};
 
 use crate::{
+    frames::Frame,
     native::Simulated,
     netem::Random,
     world::{A, B, Datagram, Kind, Node, World, add, kinds, ping, seconds, serial},
@@ -70,6 +71,30 @@ fn a_refused_packet_uses_no_counter_and_may_be_sent_again() {
     assert_eq!(serials, Vec::from_iter(0..10));
     assert_eq!(world.nodes[A].drops(), []);
     assert_eq!(world.nodes[A].count("tx_packets"), 11, "with the one that connected the world");
+}
+
+#[test]
+fn a_frame_goes_on_where_a_full_sink_stopped_it() {
+    let mut world: World<Simulated> = World::connected();
+    let now = world.now;
+    let mut sink = Narrow::with_room(7);
+    let mut frame = Frame::of((0..20).map(|n| ping(A, B, n)));
+    let mut refusals = 0;
+    while world.nodes[A].tunnel.send_all(&mut frame, now, &mut sink) == Err(SinkFull) {
+        refusals += 1;
+        assert!(world.nodes[A].tunnel.poll_timeout().is_some(), "what was sealed keeps its timers");
+        for datagram in sink.flush(&world.nodes[A]) {
+            world.arrive(B, &datagram.bytes, datagram.arrival());
+        }
+        sink.room = 7;
+    }
+    for datagram in sink.flush(&world.nodes[A]) {
+        world.arrive(B, &datagram.bytes, datagram.arrival());
+    }
+    assert_eq!(refusals, 2);
+    let serials: Vec<u32> = world.nodes[B].delivered.iter().map(|packet| serial(packet)).collect();
+    assert_eq!(serials, Vec::from_iter(0..20));
+    assert_eq!(world.nodes[A].drops(), []);
 }
 
 #[test]
