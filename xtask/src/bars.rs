@@ -13,7 +13,7 @@ pub(crate) struct Panel {
 /// Bars under a heading, compared with each other.
 #[derive(Clone, Debug)]
 pub(crate) struct Group {
-    pub(crate) heading: String,
+    pub(crate) heading: Option<String>,
     pub(crate) bars: Vec<Bar>,
 }
 
@@ -73,9 +73,7 @@ type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
 
 impl Panel {
     fn height(&self) -> i32 {
-        let groups =
-            self.groups.iter().map(|group| HEADING_HEIGHT + ROW_HEIGHT * group.bars.len() as i32 + GROUP_GAP);
-        MARGIN + TITLE_HEIGHT + groups.sum::<i32>() + MARGIN
+        MARGIN + TITLE_HEIGHT + self.groups.iter().map(Group::height).sum::<i32>() + MARGIN
     }
 
     fn draw(&self, area: &Area<'_>, left: i32, top: i32) -> Result<()> {
@@ -85,8 +83,10 @@ impl Panel {
         area.draw(&Text::new(self.title.clone(), (left, y), (FONT, 18).into_font().style(FontStyle::Bold)))?;
         y += TITLE_HEIGHT;
         for group in &self.groups {
-            area.draw(&Text::new(group.heading.clone(), (left, y), (FONT, 15)))?;
-            y += HEADING_HEIGHT;
+            if let Some(heading) = &group.heading {
+                area.draw(&Text::new(heading.clone(), (left, y), (FONT, 15)))?;
+                y += HEADING_HEIGHT;
+            }
             for bar in &group.bars {
                 bar.draw(area, left, y, scale)?;
                 y += ROW_HEIGHT;
@@ -94,6 +94,13 @@ impl Panel {
             y += GROUP_GAP;
         }
         Ok(())
+    }
+}
+
+impl Group {
+    fn height(&self) -> i32 {
+        let heading = if self.heading.is_some() { HEADING_HEIGHT } else { 0 };
+        heading + ROW_HEIGHT * self.bars.len() as i32 + GROUP_GAP
     }
 }
 
@@ -129,7 +136,7 @@ mod tests {
             bar("another", Some(2.5), "2.5"),
             bar("a third", None, "lost"),
         ];
-        let group = Group { heading: "TCP".into(), bars };
+        let group = Group { heading: Some("TCP".into()), bars };
         let panel = Panel { title: "Gbit/s".into(), groups: vec![group.clone(), group] };
         let svg = draw(&[panel.clone(), panel.clone(), panel]).unwrap();
         let rectangles = |colour: RGBColor| {

@@ -114,6 +114,22 @@ pub fn thread_cpu(pid: u32) -> Result<BTreeMap<String, Duration>> {
     Ok(threads)
 }
 
+/// Whether no thread of a process runs or waits for a processor.
+///
+/// # Errors
+/// When there is no such process.
+pub(crate) fn is_asleep(pid: u32) -> Result<bool> {
+    let folder = format!("/proc/{pid}/task");
+    let threads = fs::read_dir(&folder).context(folder)?;
+    let mut stats = threads.filter_map(|thread| fs::read_to_string(thread.ok()?.path().join("stat")).ok());
+    Ok(stats.all(|stat| state(&stat) != Some('R')))
+}
+
+/// The state in a `/proc` file `stat` (proc(5): pid (comm) state …). The command may itself hold parentheses.
+pub(crate) fn state(stat: &str) -> Option<char> {
+    stat.rsplit_once(')')?.1.trim_start().chars().next()
+}
+
 /// CPU time that the calling thread has used.
 pub(crate) fn own_cpu() -> Result<Duration> {
     Ok(clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)?.into())
@@ -186,6 +202,12 @@ fn parse_pairs(text: &str, counters: &mut BTreeMap<String, u64>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_thread_name_full_of_parentheses_misleads_nobody() {
+        assert_eq!(state("42 (a) R) (b) S 1 2 3"), Some('S'));
+        assert!(!is_asleep(std::process::id()).unwrap(), "who asks is running");
+    }
 
     #[test]
     fn idle_and_stolen_time_are_not_busy() {

@@ -17,7 +17,7 @@ use nix::{
     unistd::Pid,
 };
 
-use crate::{clock, find_program, namespace::Host, uapi::Uapi};
+use crate::{account, clock, find_program, namespace::Host, uapi::Uapi};
 
 /// Folder searched for other implementations before the path; `.ci/run` installs them there.
 const PEERS_DIR: &str = "VOLLEY_PEERS_DIR";
@@ -220,9 +220,7 @@ impl Daemon {
     /// Whether its main thread waits for something (proc(5): pid (comm) state …).
     fn main_thread_sleeps(&self) -> bool {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id()));
-        stat.is_ok_and(|stat| {
-            stat.rsplit(')').next().is_some_and(|fields| fields.trim_start().starts_with('S'))
-        })
+        stat.is_ok_and(|stat| account::state(&stat) == Some('S'))
     }
 
     fn nix_pid(&self) -> Pid {

@@ -1,6 +1,5 @@
 //! `cargo xtask bench`: Volley alone, one fast path after the other switched on, and the floor below it.
 
-mod chart;
 mod floor;
 mod report;
 
@@ -16,7 +15,7 @@ use netlab::Implementation;
 use self::{floor::Floor, report::Report};
 use crate::{
     cargo,
-    measure::{Case, Column, Machine, Underlay, estimate, plan, run_rounds, to_json, volley_binary},
+    measure::{Case, Column, Machine, Underlay, chart, estimate, plan, run_rounds, to_json, volley_binary},
     modes::MODES,
 };
 
@@ -149,7 +148,9 @@ impl Stage {
 
 fn write(folder: &Path, report: &Report<'_>) -> Result<()> {
     fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
-    for (name, text) in [("README.md", report.markdown()), ("ablation.svg", chart::draw(report.results)?)] {
+    for (name, text) in
+        [("README.md", report.markdown()), ("ablation.svg", chart::draw(report.results, |_| true)?)]
+    {
         let file = folder.join(name);
         fs::write(&file, text).with_context(|| file.display().to_string())?;
         tell!("Wrote {}", file.display());

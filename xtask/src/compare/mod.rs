@@ -10,7 +10,9 @@ use netlab::Implementation;
 
 use self::proof::verdicts;
 use crate::{
-    measure::{Case, Column, Machine, Results, Settings, estimate, plan, run_rounds, to_json, volley_binary},
+    measure::{
+        Case, Column, Machine, Results, Settings, chart, estimate, plan, run_rounds, to_json, volley_binary,
+    },
     peers::{Peer, known_peers},
 };
 
@@ -44,6 +46,9 @@ pub(crate) struct Compare {
     /// Write the tables as Markdown, too.
     #[arg(long, value_name = "FILE")]
     markdown: Option<PathBuf>,
+    /// Draw the main figures as SVG, such as docs/bench/compare.svg, which the README shows.
+    #[arg(long, value_name = "FILE")]
+    chart: Option<PathBuf>,
 }
 
 impl Compare {
@@ -72,6 +77,10 @@ impl Compare {
         say!("{report}");
         if let Some(file) = &self.markdown {
             fs::write(file, &report).with_context(|| file.display().to_string())?;
+        }
+        if let Some(file) = &self.chart {
+            fs::write(file, chart::draw(&results, |column| column == 0)?)
+                .with_context(|| file.display().to_string())?;
         }
         if let Some(file) = &self.json {
             fs::write(file, to_json(&machine, &results, rounds, settings.time)?)

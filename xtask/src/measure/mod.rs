@@ -1,6 +1,7 @@
 //! What `compare` and `bench` share: the cases, how they are run in rounds, and what is made of the figures.
 
 mod case;
+pub(crate) mod chart;
 mod ladder;
 mod machine;
 mod results;

@@ -32,7 +32,7 @@ fn panel(results: &Results<Row, Metric>, ours: usize, metric: Metric, title: &st
         }
     };
     let group = |row: Row| Group {
-        heading: row.title(),
+        heading: Some(row.title()),
         bars: results.columns().iter().enumerate().map(|(column, name)| bar(row, column, name)).collect(),
     };
     Panel { title: title.to_owned(), groups: rows.into_iter().map(group).collect() }

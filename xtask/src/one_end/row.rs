@@ -29,7 +29,15 @@ pub(super) enum Work {
     /// Receives full trains from one peer.
     Receive(InnerProtocol),
     /// Sends UDP to peers in turn.
-    SendInTurn { train: usize, peers: usize },
+    SendInTurn { train: Train, peers: usize },
+}
+
+/// What a peer gets when it is its turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Train {
+    Full,
+    Short,
+    Lone,
 }
 
 /// One row: the work, and on how many processors.
@@ -41,7 +49,24 @@ pub(super) struct Row {
 
 /// The ladder over peers.
 const PEERS: [usize; 3] = [1, 100, 1_000];
-const TRAINS: [usize; 3] = [FULL_TRAIN, 16, 1];
+const TRAINS: [Train; 3] = [Train::Full, Train::Short, Train::Lone];
+
+impl Train {
+    pub(super) const fn packets(self) -> usize {
+        match self {
+            Self::Full => FULL_TRAIN,
+            Self::Short => 16,
+            Self::Lone => 1,
+        }
+    }
+
+    fn title(self) -> String {
+        match self {
+            Self::Lone => "lone packets".to_owned(),
+            _ => format!("trains of {}", self.packets()),
+        }
+    }
+}
 
 impl Case {
     fn work(self) -> Vec<Work> {
@@ -87,11 +112,8 @@ impl Subject for Row {
         let work = match self.work {
             Work::Send(protocol) => format!("sends {}", name(protocol)),
             Work::Receive(protocol) => format!("receives {}", name(protocol)),
-            Work::SendInTurn { train: 1, peers } => {
-                format!("sends lone packets to {peers} peer{}", plural(peers))
-            }
             Work::SendInTurn { train, peers } => {
-                format!("sends trains of {train} to {peers} peer{}", plural(peers))
+                format!("sends {} to {peers} peer{}", train.title(), plural(peers))
             }
         };
         format!("{work}, {} core{}", self.cores, plural(self.cores))
@@ -159,6 +181,7 @@ mod tests {
         assert_eq!(titles(&[], &[1]).len(), 4);
         let peers = titles(&[Case::Peers], &[2]);
         assert_eq!(peers.len(), 9);
+        assert_eq!(peers[0], "sends trains of 45 to 1 peer, 2 cores");
         for title in ["sends lone packets to 1 peer, 2 cores", "sends trains of 45 to 1000 peers, 2 cores"] {
             assert!(peers.iter().any(|other| other == title), "{peers:?}");
         }

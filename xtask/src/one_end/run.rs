@@ -119,7 +119,8 @@ fn attempt(end: &mut OneEnd, row: Row, rate: f64, settings: &Settings) -> Result
     match row.work {
         Work::Send(protocol) => end.send(&Outgoing { protocol, train: FULL_TRAIN, peers: 1, rate, time }),
         Work::SendInTurn { train, peers } => {
-            end.send(&Outgoing { protocol: InnerProtocol::Udp, train, peers, rate, time })
+            let (protocol, train) = (InnerProtocol::Udp, train.packets());
+            end.send(&Outgoing { protocol, train, peers, rate, time })
         }
         Work::Receive(protocol) => end.receive(&Incoming { protocol, rate, time, memory: settings.memory }),
     }

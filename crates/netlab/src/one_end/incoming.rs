@@ -43,10 +43,11 @@ impl Incoming {
         self.rate / (PACKET_LEN * 8) as f64
     }
 
-    /// How many trains are sealed at once for what is left of the time.
-    pub(super) fn trains(&self, left: Duration) -> usize {
-        let wanted = left.as_secs_f64() * self.packets_per_second() / FULL_TRAIN as f64;
-        (wanted.ceil() as usize).clamp(1, self.memory / TRAIN_LEN)
+    /// How many trains are sealed at once in each go.
+    pub(super) fn goes(&self) -> impl Iterator<Item = usize> {
+        let trains = self.time.as_secs_f64() * self.packets_per_second() / FULL_TRAIN as f64;
+        let (all, most) = (trains.ceil() as usize, self.memory / TRAIN_LEN);
+        (0..all).step_by(most).map(move |before| most.min(all - before))
     }
 }
 
@@ -127,9 +128,11 @@ mod tests {
 
     #[test]
     fn no_more_is_sealed_than_the_memory_holds_or_the_time_takes() {
-        assert_eq!(LOAD.trains(LOAD.time), (1 << 20) / TRAIN_LEN);
-        assert_eq!(Incoming { memory: 1 << 30, ..LOAD }.trains(LOAD.time), 1957);
-        assert_eq!(LOAD.trains(Duration::ZERO), 1);
+        let goes: Vec<_> = LOAD.goes().collect();
+        assert_eq!(goes.iter().sum::<usize>(), 1957);
+        assert_eq!(goes[0], (1 << 20) / TRAIN_LEN);
+        assert!(goes[..goes.len() - 1].iter().all(|trains| *trains == goes[0]), "{goes:?}");
+        assert_eq!(Incoming { memory: 1 << 30, ..LOAD }.goes().collect::<Vec<_>>(), [1957]);
         assert!(Incoming { memory: TRAIN_LEN - 1, ..LOAD }.check().is_err());
     }
 

@@ -19,8 +19,10 @@ pub(super) const DATAGRAM_LEN: usize = PACKET_LEN + DATA_OVERHEAD;
 const OUTER_HEADERS: u64 = 14 + 20 + 8;
 /// Between two looks at whether all has been carried.
 const POLL: Duration = Duration::from_millis(1);
-/// Nothing was carried for so long: the rest is lost.
+/// Nothing was carried for so long, and all of the daemon slept: the rest is lost.
 const QUIET: Duration = Duration::from_millis(40);
+/// On a busy machine a daemon may wait for a processor, but not for ever.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What became of a load.
 #[derive(Clone, Debug, Default)]
@@ -134,14 +136,17 @@ impl Meter {
     pub(super) fn settle(&self, start: &Reading, sent: u64, end: Reading) -> Result<Measured> {
         let (sending, load_cpu) = (end.at - start.at, end.load_cpu - start.load_cpu);
         let mut last = end;
-        let mut changed = last.at;
+        let mut asleep_since = last.at;
         while last.carried - start.carried < sent {
             thread::sleep(POLL);
             let counters = InterfaceCounters::of_process(self.daemon, self.interface)?;
             if self.counted.packets(&counters) != last.carried {
                 last = self.read()?;
-                changed = last.at;
-            } else if changed.elapsed() > QUIET {
+                asleep_since = last.at;
+            } else if !account::is_asleep(self.daemon)? {
+                asleep_since = clock::now();
+            }
+            if asleep_since.elapsed() > QUIET || last.at.elapsed() > PATIENCE {
                 break;
             }
         }
