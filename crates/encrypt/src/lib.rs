@@ -25,7 +25,7 @@ pub use timers::{
 };
 pub use traits::{
     COOKIE_REPLY_LEN, DATA_OVERHEAD, INITIATION_LEN, Identity, MAX_CONTROL_LEN, Opened, PeerIndex,
-    RESPONSE_LEN, Reject, SealError, Session, SessionConfig, TimerAction,
+    RESPONSE_LEN, Reject, SealError, Session, SessionConfig, Stamps, TimerAction,
 };
 pub use transport::DATA_HEADER_LEN;
 pub use wire::Message;

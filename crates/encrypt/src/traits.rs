@@ -55,6 +55,14 @@ pub struct SessionConfig {
     pub index: PeerIndex,
 }
 
+/// What outlives a session for the life of its peer (§5.1): the newest timestamp of the peer's initiations, and the newest of ours.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stamps {
+    /// As they are sent; zeros before the first.
+    pub(crate) received: [u8; 12],
+    pub(crate) sent: [u8; 12],
+}
+
 /// Why a datagram was refused. Each is a drop counter's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -339,6 +347,18 @@ pub trait Session: Sized {
     /// every initiation that is no newer than one it accepted before (§5.1). For an interface that is set down, and before
     /// the session is dropped.
     fn end(&mut self, identity: &mut Self::Identity, now: Instant);
+
+    /// What the peer's next session is to [`remember`](Self::remember), when this one goes with its identity. The default, for a
+    /// backend that cannot tell, is nothing.
+    fn stamps(&self) -> Stamps {
+        Stamps::default()
+    }
+
+    /// Refuses every initiation that is no newer than one that an earlier session of the peer accepted, and makes none that is
+    /// older than its own.
+    fn remember(&mut self, stamps: Stamps) {
+        let _ = stamps;
+    }
 
     /// Runs what is due, one thing at a time. Call when [`poll_timeout`](Self::poll_timeout) has passed;
     /// while more is due, that stays in the past. After [`TimerAction::Idle`] it lies in the future.

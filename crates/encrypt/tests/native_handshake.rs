@@ -251,6 +251,24 @@ fn a_clock_that_steps_back_by_years_shuts_nobody_out() {
     shake(&mut a, &mut b, &mut net);
 }
 
+/// What takes the place of a peer's handshakes, when our private key changes, goes on from their timestamps.
+#[test]
+fn timestamps_are_handed_on_in_both_directions() {
+    let (mut a, mut b, mut net) = ends([None, None]);
+    let recorded = a.initiate(&mut net);
+    shake(&mut a, &mut b, &mut net);
+    for end in [&mut a, &mut b] {
+        let stamps = end.peer.stamps();
+        end.peer = PeerHandshake::new(*end.peer.public_key(), None);
+        end.peer.remember(stamps);
+        end.peer.remember(Default::default());
+        assert_eq!(end.peer.stamps(), stamps);
+    }
+    assert_eq!(b.respond(&recorded, &mut net).unwrap_err(), Reject::ReplayedHandshake);
+    net.wall = wall(10);
+    shake(&mut a, &mut b, &mut net);
+}
+
 /// A router without a battery starts in 1970; its peer remembers stamps of before.
 #[test]
 fn a_clock_that_is_set_after_the_start_counts_with_the_next_try() {

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use encrypt::{
     DATA_OVERHEAD, INITIATION_LEN, Identity, MAX_CONTROL_LEN, PeerIndex, PresharedKey, PublicKey, SealError,
-    Session, SessionConfig, TimerAction, padded_len,
+    Session, SessionConfig, Stamps, TimerAction, padded_len,
 };
 use gso_queue::{AppendError, DatagramSink, Destination, Ecn, Slot};
 use tracing::{debug, trace};
@@ -37,6 +37,8 @@ pub(crate) struct Peer<S> {
     pub(crate) own_datagrams: OwnDatagrams,
     /// Made when first needed, so that ten thousand peers which never speak cost no Diffie-Hellman.
     pub(crate) session: Option<S>,
+    /// Of the sessions before.
+    stamps: Stamps,
     pub(crate) waiting: WaitingQueue,
     pub(crate) scheduled: Scheduled,
     /// A full sink interrupted this peer's timers or its waiting packets.
@@ -67,6 +69,7 @@ impl<S: Session> Peer<S> {
             keepalive: PersistentKeepalive::default(),
             own_datagrams: OwnDatagrams::default(),
             session: None,
+            stamps: Stamps::default(),
             waiting: WaitingQueue::default(),
             scheduled: Scheduled::default(),
             undone: false,
@@ -401,7 +404,9 @@ impl<S: Session> Peer<S> {
                 preshared_key: self.preshared_key.clone(),
                 index: self.index,
             };
-            identity.session(config, now)
+            let mut session = identity.session(config, now);
+            session.remember(self.stamps);
+            session
         })
     }
 
@@ -462,6 +467,7 @@ impl<S: Session> Peer<S> {
 
     fn drop_session(&mut self, identity: Option<&mut S::Identity>, now: Instant) {
         if let (Some(mut session), Some(identity)) = (self.session.take(), identity) {
+            self.stamps = session.stamps();
             session.end(identity, now);
         }
     }

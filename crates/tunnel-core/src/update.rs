@@ -104,9 +104,9 @@ impl<I: Identity> Tunnel<I> {
         }
     }
 
-    /// Sessions belong to the identity: all end. Which initiations they had seen is forgotten, and may be: those
-    /// are for the old public key (paper §5.4.2). Only if that very key comes back could a recorded one be used
-    /// once more, as after a restart of the program. A peer that turns out to be ourselves is removed.
+    /// Sessions belong to the identity: all end. Their timestamps stay with the peer, so that should this key come back, no
+    /// initiation that was recorded meanwhile is of use (paper §5.1); but boringtun cannot tell them. A peer that turns out to be
+    /// ourselves is removed.
     fn change_identity(&mut self, identity: Option<(I, PrivateKey)>, now: Instant) {
         let (identity, private_key) = identity.unzip();
         let has_key = identity.is_some();

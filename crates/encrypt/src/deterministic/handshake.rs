@@ -8,6 +8,7 @@ use std::{
 use super::cipher::{Word, checksum, scramble};
 use crate::{
     COOKIE_REPLY_LEN, INITIATION_LEN, KEY_LEN, PresharedKey, PublicKey, RESPONSE_LEN, Reject, SessionConfig,
+    Stamps,
     wire::{TYPE_COOKIE_REPLY, TYPE_INITIATION, TYPE_RESPONSE, u32_at, u64_at},
 };
 
@@ -203,6 +204,17 @@ impl Local {
         }
         self.newest = initiation.timestamp;
         Ok(())
+    }
+
+    /// Ours need none: they are counted for the whole process.
+    pub(super) fn stamps(&self) -> Stamps {
+        let mut stamps = Stamps::default();
+        stamps.received[..8].copy_from_slice(&self.newest.to_le_bytes());
+        stamps
+    }
+
+    pub(super) fn remember(&mut self, stamps: Stamps) {
+        self.newest = self.newest.max(u64_at(&stamps.received, 0));
     }
 
     /// The answer to an accepted initiation.

@@ -21,7 +21,7 @@ use self::{
 use crate::{
     COOKIE_REPLY_LEN, DATA_HEADER_LEN, DATA_OVERHEAD, INITIATION_LEN, Identity, MAX_CONTROL_LEN, Opened,
     PeerIndex, PresharedKey, PrivateKey, PublicKey, REJECT_AFTER_MESSAGES, REKEY_AFTER_MESSAGES,
-    RESPONSE_LEN, Reject, SealError, Session, SessionConfig, TimerAction,
+    RESPONSE_LEN, Reject, SealError, Session, SessionConfig, Stamps, TimerAction,
     ip::packet_len,
     timers::{Birth, Content, Due, Timers},
     transport::DATA_TAG_LEN,
@@ -307,6 +307,14 @@ impl Session for InsecureSession {
 
     fn keep_trying(&mut self, now: Instant) {
         self.timers.keep_trying(now);
+    }
+
+    fn stamps(&self) -> Stamps {
+        self.local.stamps()
+    }
+
+    fn remember(&mut self, stamps: Stamps) {
+        self.local.remember(stamps);
     }
 
     fn wants_rekey(&self) -> bool {

@@ -19,7 +19,7 @@ use super::{
     tai64n::Tai64n,
 };
 use crate::{
-    COOKIE_REPLY_LEN, INITIATION_LEN, KEY_LEN, Message, PresharedKey, PublicKey, Reject,
+    COOKIE_REPLY_LEN, INITIATION_LEN, KEY_LEN, Message, PresharedKey, PublicKey, Reject, Stamps,
     transport::KeyPair,
     wipe::{self, with_clean_stack},
     wire::{TYPE_INITIATION, u32_at},
@@ -115,6 +115,19 @@ impl PeerHandshake {
     /// Gives up our initiations that are out; their secrets are wiped.
     pub fn abandon(&mut self) {
         self.secrets.pending = [None, None];
+    }
+
+    /// The newest timestamps, of the peer's initiations and of ours.
+    pub fn stamps(&self) -> Stamps {
+        let sent = self.last_sent.unwrap_or_default();
+        Stamps { received: *self.newest_received.as_bytes(), sent: *sent.as_bytes() }
+    }
+
+    /// Goes on from the timestamps of what had this peer's handshakes before.
+    pub fn remember(&mut self, stamps: Stamps) {
+        self.newest_received = self.newest_received.max(Tai64n::from_bytes(stamps.received));
+        let sent = Some(Tai64n::from_bytes(stamps.sent)).filter(|sent| *sent != Tai64n::default());
+        self.last_sent = self.last_sent.max(sent);
     }
 
     /// Wipes what was made with a private key of ours that is no more: our initiation and the shared secret. Another identity's

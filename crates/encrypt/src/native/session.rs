@@ -9,7 +9,7 @@ use std::{
 use super::{Addressed, Claim, IndexTable, NativeIdentity, PeerHandshake};
 use crate::{
     DATA_OVERHEAD, INITIATION_LEN, MAX_CONTROL_LEN, Message, Opened, PeerIndex, PresharedKey,
-    REKEY_AFTER_MESSAGES, RESPONSE_LEN, Reject, SealError, Session, SessionConfig, TimerAction,
+    REKEY_AFTER_MESSAGES, RESPONSE_LEN, Reject, SealError, Session, SessionConfig, Stamps, TimerAction,
     ip::packet_len,
     timers::{Birth, Content, Due, MAX_JITTER, Timers},
     transport::{DATA_HEADER_LEN, KeyPair, Leases, TransportKeys},
@@ -290,6 +290,14 @@ impl Session for NativeSession {
     fn end(&mut self, identity: &mut NativeIdentity, _now: Instant) {
         self.forget(&mut identity.indices);
         self.timers = Timers::default();
+    }
+
+    fn stamps(&self) -> Stamps {
+        self.handshake.stamps()
+    }
+
+    fn remember(&mut self, stamps: Stamps) {
+        self.handshake.remember(stamps);
     }
 
     fn handle_timeout(

@@ -74,3 +74,39 @@ fn taking_a_peers_key_removes_that_peer<I: Identity>() {
     world.send(A, &ping(A, B, 1));
     assert_eq!(world.nodes[A].drops(), [("tx_no_route", 1)]);
 }
+
+/// Whoever recorded it could otherwise move the endpoint to wherever they send it from.
+fn initiations_from_before_stay_refused_when_the_private_key_comes_back<I: Identity>() {
+    for between in [None, Some(PrivateKey::from_bytes([77; 32]))] {
+        let mut world: World<I> = World::pair();
+        world.send(A, &ping(A, B, 1));
+        let recorded = world.intercept(A).remove(0);
+        world.arrive(B, &recorded.bytes, recorded.arrival());
+        world.settle();
+        let before = world.peer(B, A).endpoint;
+        let key = world.nodes[B].key.clone();
+        set_key(&mut world, B, between.clone());
+        set_key(&mut world, B, between);
+        set_key(&mut world, B, Some(key));
+        world.now += seconds(1);
+        world.arrive(B, &recorded.bytes, tunnel_core::Arrival::from("198.51.100.7:7".parse().unwrap()));
+        assert_eq!(world.nodes[B].drops(), [("rx_replayed_handshake", 1)]);
+        assert_eq!(world.peer(B, A).endpoint, before);
+        assert_eq!(world.intercept(B), []);
+        world.send(A, &ping(A, B, 2));
+        world.drive(seconds(30));
+        world.send(A, &ping(A, B, 3));
+        world.drive(seconds(6));
+        assert_eq!(world.nodes[B].delivered.last(), Some(&ping(A, B, 3)), "what is newer is answered");
+    }
+}
+
+#[test]
+fn deterministic_initiations_from_before_stay_refused_when_the_private_key_comes_back() {
+    initiations_from_before_stay_refused_when_the_private_key_comes_back::<crate::probe::ProbeIdentity>();
+}
+
+#[test]
+fn native_initiations_from_before_stay_refused_when_the_private_key_comes_back() {
+    initiations_from_before_stay_refused_when_the_private_key_comes_back::<crate::native::Simulated>();
+}

@@ -9,7 +9,7 @@ use std::{
 
 use encrypt::{
     COOKIE_REPLY_LEN, INITIATION_LEN, Identity, MAX_CONTROL_LEN, Opened, PeerIndex, PresharedKey, PrivateKey,
-    PublicKey, Reject, SealError, Session, SessionConfig, TimerAction,
+    PublicKey, Reject, SealError, Session, SessionConfig, Stamps, TimerAction,
     native::{Claim, CryptoRng, Environment, NativeIdentity, NativeSession, RngCore},
     transport::Leases,
 };

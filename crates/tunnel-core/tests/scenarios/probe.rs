@@ -5,7 +5,7 @@ use std::{cell::Cell, net::SocketAddr, time::Instant};
 
 use encrypt::{
     COOKIE_REPLY_LEN, INITIATION_LEN, Identity, MAX_CONTROL_LEN, Opened, PeerIndex, PresharedKey, PrivateKey,
-    PublicKey, Reject, SealError, Session, SessionConfig, TimerAction,
+    PublicKey, Reject, SealError, Session, SessionConfig, Stamps, TimerAction,
     deterministic::{InsecureClaim, InsecureIdentity, InsecureSession},
     transport::Leases,
 };
@@ -138,6 +138,14 @@ macro_rules! as_the_session_within {
             now: Instant,
         ) -> Result<Opened, Reject> {
             self.called_mut().open(&mut identity.0, datagram, now)
+        }
+
+        fn stamps(&self) -> Stamps {
+            self.called().stamps()
+        }
+
+        fn remember(&mut self, stamps: Stamps) {
+            self.called_mut().remember(stamps);
         }
 
         fn keep_trying(&mut self, now: Instant) {
