@@ -200,6 +200,10 @@ impl<W> Unfinished<W> {
         self.0.sealed
     }
 
+    pub(crate) const fn is_finished(&self) -> bool {
+        self.0.finished
+    }
+
     pub(crate) const fn is_done(&self) -> bool {
         self.0.is_done()
     }
@@ -215,14 +219,19 @@ impl<W> Unfinished<W> {
 
 impl<W: Work> Unfinished<W> {
     /// Does what is left to do, if anything is.
-    pub fn finish(self) -> Batch<W> {
-        let Self(mut batch) = self;
+    pub fn finish(mut self) -> Batch<W> {
+        self.work();
+        Batch(self.0)
+    }
+
+    /// [`finish`](Self::finish) for whoever only has it on loan: a later `finish` finds nothing left to do.
+    pub fn work(&mut self) {
+        let batch = &mut self.0;
         if !batch.finished {
             let (bytes, work) = batch.buffer.parts_mut();
             work.finish(&mut bytes[..batch.end], batch.segment_len);
             batch.finished = true;
         }
-        Batch(batch)
     }
 }
 

@@ -3,8 +3,8 @@
 use std::{collections::VecDeque, fmt, net::IpAddr};
 
 use crate::{
-    AppendError, DatagramSink, Destination, MAX_SEGMENTS, QueueConfig, QueueCounters, Slot, Unfinished, Work,
-    batch::Refusal, pool::Pool,
+    AppendError, Batch, DatagramSink, Destination, MAX_SEGMENTS, QueueConfig, QueueCounters, Slot,
+    Unfinished, Work, batch::Refusal, pool::Pool,
 };
 
 /// Outgoing datagrams, in batches that each leave in one send.
@@ -21,6 +21,8 @@ pub struct GsoQueue<W = ()> {
     buffer_bytes: usize,
     /// Unsent bytes in `batches`.
     bytes: usize,
+    /// Batches in `batches` that are finished.
+    finished: usize,
     counters: QueueCounters,
 }
 
@@ -36,6 +38,7 @@ impl<W: Work> GsoQueue<W> {
             max_segments: 1,
             buffer_bytes,
             bytes: 0,
+            finished: 0,
             counters: QueueCounters::default(),
         };
         queue.set_max_segments(config.max_segments);
@@ -44,7 +47,7 @@ impl<W: Work> GsoQueue<W> {
 
     /// Changes how many datagrams may share a batch from now on (moved into 1 to [`MAX_SEGMENTS`]).
     /// Batches that are already longer stay so: send them with
-    /// [`unsent_prefix`](crate::Batch::unsent_prefix).
+    /// [`unsent_prefix`](Batch::unsent_prefix).
     pub fn set_max_segments(&mut self, max_segments: usize) {
         self.max_segments = max_segments.clamp(1, MAX_SEGMENTS);
     }
@@ -62,11 +65,44 @@ impl<W: Work> GsoQueue<W> {
     /// Takes out the oldest batch whose destination `ready` accepts, for a sender with several sockets of
     /// which some would block. Order stays sacred as long as `ready` decides by the remote address.
     pub fn pop_where(&mut self, mut ready: impl FnMut(Destination) -> bool) -> Option<Unfinished<W>> {
-        let index = self.batches.iter().position(|batch| ready(batch.destination()))?;
-        self.tags.remove(index);
+        self.remove_first(|batch| ready(batch.destination()))
+    }
+
+    /// Takes out the oldest batch that was never finished.
+    ///
+    /// With [`pop_finished_where`](Self::pop_finished_where), for an owner that has batches finished elsewhere: as long as
+    /// they come back in the order in which they were popped, and those that were finished and restored leave first,
+    /// nothing overtakes.
+    pub fn pop_unfinished(&mut self) -> Option<Unfinished<W>> {
+        self.remove_first(|batch| !batch.is_finished())
+    }
+
+    /// Takes out the oldest batch that was never finished, unless a datagram to come could have joined it. So it may be
+    /// finished while others are still being filled, and none is shorter for it.
+    pub fn pop_closed(&mut self) -> Option<Unfinished<W>> {
+        let index = self.batches.iter().position(|batch| !batch.is_finished())?;
+        self.batches[index].is_sealed().then(|| self.remove(index)).flatten()
+    }
+
+    /// Takes out the oldest batch that was finished, and restored, among those whose destination `ready` accepts.
+    pub fn pop_finished_where(&mut self, mut ready: impl FnMut(Destination) -> bool) -> Option<Batch<W>> {
+        if self.finished == 0 {
+            return None; // mostly
+        }
+        self.remove_first(|batch| batch.is_finished() && ready(batch.destination())).map(Unfinished::finish)
+    }
+
+    fn remove_first(&mut self, wanted: impl FnMut(&Unfinished<W>) -> bool) -> Option<Unfinished<W>> {
+        let index = self.batches.iter().position(wanted)?;
+        self.remove(index)
+    }
+
+    fn remove(&mut self, index: usize) -> Option<Unfinished<W>> {
         let mut batch = self.batches.remove(index)?;
+        self.tags.remove(index);
         batch.seal();
         self.bytes -= batch.unsent_len();
+        self.finished -= usize::from(batch.is_finished());
         Some(batch)
     }
 
@@ -82,6 +118,7 @@ impl<W: Work> GsoQueue<W> {
         }
         let index = self.batches.partition_point(|earlier| earlier.number() < batch.number());
         self.bytes += batch.unsent_len();
+        self.finished += usize::from(batch.is_finished());
         self.tags.insert(index, Tag::of(&batch.destination()));
         self.batches.insert(index, batch);
     }
@@ -219,8 +256,9 @@ impl<W: Work> DatagramSink<W> for GsoQueue<W> {
         let newest = self.newest(&to);
         match newest.map(|i| (i, self.batches[i].admits(&to, len, self.max_segments, max_bytes))) {
             Some((newest, Ok(()))) => self.join(newest, len, fill)?,
-            Some((_, Err(refusal))) => {
+            Some((newest, Err(refusal))) => {
                 self.open(to, len, fill)?;
+                self.batches[newest].seal(); // it is no longer the newest
                 self.count(refusal);
             }
             None => self.open(to, len, fill)?,

@@ -61,6 +61,10 @@ enum Step {
     Pop,
     /// Pops the first batch whose lane's bit is set.
     PopWhere(u8),
+    PopUnfinished,
+    PopClosed,
+    /// Pops the first finished batch whose lane's bit is set.
+    PopFinishedWhere(u8),
     /// Does the work of a held batch.
     Finish(Index),
     /// Sends this many datagrams of the oldest held batch of some destination, finished if it was not.
@@ -73,6 +77,11 @@ enum Step {
         recycle: bool,
     },
     SetMaxSegments(usize),
+}
+
+/// Accepts the destinations whose lane's bit is set.
+fn ready(mask: u8) -> impl Fn(Destination) -> bool {
+    move |to| (0..DESTINATIONS).any(|i| mask & (1 << lane(i)) != 0 && destination(i) == to)
 }
 
 fn len() -> impl Strategy<Value = usize> {
@@ -89,6 +98,9 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(to, len, works, fails)| Step::Append { to, len, works, fails }),
         2 => Just(Step::Pop),
         1 => any::<u8>().prop_map(Step::PopWhere),
+        1 => Just(Step::PopUnfinished),
+        1 => Just(Step::PopClosed),
+        1 => any::<u8>().prop_map(Step::PopFinishedWhere),
         1 => any::<Index>().prop_map(Step::Finish),
         3 => (any::<Index>(), 0..5_usize).prop_map(|(which, n)| Step::Send(which, n)),
         2 => any::<Index>().prop_map(Step::Restore),
@@ -111,6 +123,7 @@ struct ModelBatch {
     segments: usize,
     bytes: usize,
     open: bool,
+    finished: bool,
 }
 
 /// A datagram's number in its batch, and those before it that have work.
@@ -172,6 +185,10 @@ impl Model {
             batch.open = len == batch.segment_len;
             return (Ok(()), Some(slot));
         }
+        self.waiting
+            .iter_mut()
+            .filter(|batch| lane(batch.to) == lane(to))
+            .for_each(|batch| batch.open = false);
         self.waiting.push(ModelBatch {
             number: self.opened,
             to,
@@ -181,13 +198,14 @@ impl Model {
             segments: 1,
             bytes: len,
             open: true,
+            finished: false,
         });
         self.opened += 1;
         (Ok(()), Some(slot))
     }
 
-    fn pop(&mut self, mask: u8) -> Option<ModelBatch> {
-        let i = self.waiting.iter().position(|batch| mask & (1 << lane(batch.to)) != 0)?;
+    fn pop(&mut self, wanted: impl Fn(&ModelBatch) -> bool) -> Option<ModelBatch> {
+        let i = self.waiting.iter().position(wanted)?;
         let mut batch = self.waiting.remove(i);
         batch.open = false;
         self.held.push(batch.clone());
@@ -266,6 +284,20 @@ impl Rig {
             Step::Append { to, len, works, fails } => self.append(*to, *len, *works, *fails),
             Step::Pop => self.pop(u8::MAX),
             Step::PopWhere(mask) => self.pop(*mask),
+            Step::PopUnfinished => {
+                let batch = self.queue.pop_unfinished().map(Held::Unfinished);
+                self.hold(batch, |batch| !batch.finished);
+            }
+            Step::PopClosed => {
+                let batch = self.queue.pop_closed().map(Held::Unfinished);
+                let oldest = self.model.waiting.iter().find(|batch| !batch.finished).cloned();
+                let oldest = oldest.filter(|batch| !batch.open).map(|batch| batch.number);
+                self.hold(batch, |batch| Some(batch.number) == oldest);
+            }
+            Step::PopFinishedWhere(mask) => {
+                let batch = self.queue.pop_finished_where(ready(*mask)).map(Held::Finished);
+                self.hold(batch, |batch| batch.finished && mask & (1 << lane(batch.to)) != 0);
+            }
             Step::Finish(which) if !self.held.is_empty() => self.finish_work(which.index(self.held.len())),
             Step::Send(which, datagrams) => {
                 let sendable = self.model.sendable();
@@ -316,20 +348,26 @@ impl Rig {
     }
 
     fn pop(&mut self, mask: u8) {
-        let ready =
-            |to: Destination| (0..DESTINATIONS).any(|i| mask & (1 << lane(i)) != 0 && destination(i) == to);
-        let batch = self.queue.pop_where(ready);
-        let expected = self.model.pop(mask);
+        let batch = self.queue.pop_where(ready(mask)).map(Held::Unfinished);
+        self.hold(batch, |batch| mask & (1 << lane(batch.to)) != 0);
+    }
+
+    fn hold(&mut self, batch: Option<Held>, expected: impl Fn(&ModelBatch) -> bool) {
+        let expected = self.model.pop(expected);
         assert_eq!(batch.is_some(), expected.is_some());
         let (Some(batch), Some(expected)) = (batch, expected) else { return };
-        assert_eq!(batch.destination(), destination(expected.to));
-        assert_eq!(batch.segment_len(), expected.segment_len);
-        self.held.push(Held::Unfinished(batch));
+        let (to, segment_len) = match &batch {
+            Held::Unfinished(batch) => (batch.destination(), batch.segment_len()),
+            Held::Finished(batch) => (batch.destination(), batch.segment_len()),
+        };
+        assert_eq!((to, segment_len), (destination(expected.to), expected.segment_len));
+        self.held.push(batch);
     }
 
     fn finish_work(&mut self, i: usize) {
         let batch = self.held.remove(i).finish();
         self.model.held[i].work.clear();
+        self.model.held[i].finished = true;
         assert_one_valid_send(&batch);
         self.held.insert(i, Held::Finished(batch));
     }

@@ -14,13 +14,15 @@ use nix::{
     sys::eventfd::{EfdFlags, EventFd},
 };
 
-/// What the TUN's threads hand over that the loop may be waiting for.
+/// What other threads hand over that the loop may be waiting for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Arrival {
     /// Frames that were read.
     Frames,
     /// Room for packets to write.
     Room,
+    /// Jobs that a helper has done.
+    Jobs,
 }
 
 impl Arrival {
@@ -28,12 +30,13 @@ impl Arrival {
         match self {
             Self::Frames => 1,
             Self::Room => 2,
+            Self::Jobs => 4,
         }
     }
 }
 
 /// Set while the loop sleeps, or is about to.
-const ASLEEP: u8 = 4;
+const ASLEEP: u8 = 8;
 
 /// Shared by the loop and everyone who may wake it.
 ///

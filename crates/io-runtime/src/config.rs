@@ -19,6 +19,21 @@ pub enum Arrangement {
     TunThreads,
 }
 
+/// How many threads help the loop to encrypt and decrypt. See docs/threads.md.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Crew {
+    /// As many as the machine has cores to spare.
+    Auto,
+    /// So many. Without any the loop does everything itself.
+    Helpers(usize),
+}
+
+impl Default for Crew {
+    fn default() -> Self {
+        Self::Helpers(0)
+    }
+}
+
 /// Whose handshakes and keys a tunnel uses. All of them speak the same protocol with any peer. See docs/backend.md.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Backend {
@@ -61,6 +76,8 @@ pub struct RuntimeConfig {
     pub batch: usize,
     /// Threads.
     pub arrangement: Arrangement,
+    /// Threads that help. None do with [`Backend::Boringtun`], which encrypts packet by packet.
+    pub crew: Crew,
     /// Handshakes and keys; only [`spawn`](crate::spawn) asks for it.
     pub backend: Backend,
     /// Send batches with `UDP_SEGMENT`.
@@ -93,6 +110,7 @@ impl Default for RuntimeConfig {
         Self {
             batch: 50,
             arrangement: Arrangement::Auto,
+            crew: Crew::default(),
             backend: Backend::default(),
             udp_gso: true,
             udp_gro: true,

@@ -139,6 +139,8 @@ counters! {
         tun_frames_replayed,
         /// Bytes of the frames written, virtio-net headers excluded.
         tun_bytes_written,
+        /// Batches that helpers encrypted or decrypted.
+        jobs_helped,
         /// Turns of the drive loop.
         ticks,
         /// Times the loop slept and was woken.

@@ -1,6 +1,7 @@
 //! The drive loop: run to completion, and sleep only when every source is drained.
 
 mod egress;
+mod jobs;
 mod link;
 mod wait;
 
@@ -12,9 +13,12 @@ use std::{
 
 use encrypt::Identity;
 use gso_queue::{DEFAULT_SEGMENTS, GsoQueue, QueueConfig};
-use tunnel_core::{MAX_ICMP_ERROR_LEN, Sealing, Tunnel, TunnelConfig};
+use tunnel_core::{MAX_ICMP_ERROR_LEN, Tunnel, TunnelConfig};
 
-use self::link::Link;
+use self::{
+    jobs::{Outlet, Queue, Works},
+    link::Link,
+};
 use crate::{
     DeviceSecrets, DeviceStatus, DeviceUpdate, Error, Features, IoCounters, PinnedSource, RuntimeConfig,
     Stopped, UpdateError,
@@ -38,7 +42,8 @@ const RECEIVE_AGAIN: Duration = Duration::from_millis(1);
 pub(crate) struct DataPlane<I: Identity, P> {
     tunnel: Tunnel<I>,
     tun: P,
-    queue: GsoQueue<Sealing>,
+    queue: Queue,
+    works: Works,
     /// While the interface is up.
     sender: Option<Sender<UdpSocket>>,
     receiver: Receiver,
@@ -85,6 +90,8 @@ impl<I: Identity, P: TunPort> DataPlane<I, P> {
     ) -> Result<Self, Error> {
         let link = Link { is_up: false, reopen_at: None, any_port: config.listen_port == 0 };
         let poller = wait::poller(&alarm, &tun).map_err(|error| Error::Start(error.into()))?;
+        let works = Works::start(features.crew, &alarm, config.sched_batch);
+        let works = works.map_err(|error| Error::Start(error.into()))?;
         let now = clock::now();
         let (is_up, port) = (config.link_up, sockets.port);
         let mut plane = Self {
@@ -98,6 +105,7 @@ impl<I: Identity, P: TunPort> DataPlane<I, P> {
                 max_segments: max_segments(&features),
                 ..QueueConfig::DEFAULT
             }),
+            works,
             sender: None,
             receiver: Receiver::new(features.udp_gro.is_on(), config.mtu, config.batch),
             poller,
@@ -128,12 +136,17 @@ impl<I: Identity, P: TunPort> DataPlane<I, P> {
 
             self.retry_backlog(now);
             let egress = self.egress(now)?;
-            self.flush(now);
+            self.flush(self.left_while(egress), now);
             let ingress = self.ingress(now)?;
             self.tun.flush(now, &mut self.counters)?;
             self.handle_timeouts(now);
             self.reopen(now);
-            self.flush(now);
+            let is_busy = egress == Source::More || ingress == Source::More;
+            match is_busy {
+                true => self.flush(self.works.helpers(), now),
+                false => self.settle(now),
+            }
+            self.works.check()?;
             if let Some(error) = self.sender.as_mut().and_then(Sender::take_end) {
                 return Err(Error::Send(error.into()));
             }
@@ -141,7 +154,7 @@ impl<I: Identity, P: TunPort> DataPlane<I, P> {
             if self.alarm.take_asked() && self.serve(now) == Err(Stopped) {
                 return Ok(());
             }
-            if egress != Source::More && ingress != Source::More {
+            if !is_busy {
                 self.wait(now, egress, ingress)?;
             } else if now.duration_since(self.looked) >= LOOK_AGAIN {
                 self.look(now)?;
@@ -205,12 +218,30 @@ impl<I: Identity, P: TunPort> DataPlane<I, P> {
     fn retry_backlog(&mut self, now: Instant) {
         if let Some(sender) = &mut self.sender {
             sender.retry();
-            self.flush(now);
+            self.flush(self.works.helpers(), now);
         }
     }
 
-    fn flush(&mut self, now: Instant) {
-        flush(&mut self.sender, &mut self.queue, &mut self.tunnel, &mut self.counters, now);
+    /// How many jobs the loop leaves to its helpers for now, so that they do not run out of work while it sees to others.
+    fn left_while(&self, source: Source) -> usize {
+        if source == Source::More { self.works.helpers() } else { 0 }
+    }
+
+    /// [`Works::flush`].
+    fn flush(&mut self, left: usize, now: Instant) {
+        let (works, mut out) = self.out(now);
+        works.flush(left, &mut out);
+    }
+
+    /// [`Works::settle`].
+    fn settle(&mut self, now: Instant) {
+        let (works, mut out) = self.out(now);
+        works.settle(&mut out);
+    }
+
+    fn out(&mut self, now: Instant) -> (&mut Works, Outlet<'_, I>) {
+        let Self { works, queue, sender, tunnel, counters, .. } = self;
+        (works, Outlet { queue, sender, tunnel, counters, now })
     }
 
     fn handle_timeouts(&mut self, now: Instant) {
@@ -234,7 +265,7 @@ impl<I: Identity, P: TunPort> DataPlane<I, P> {
         match command {
             Command::Update(update, reply) => {
                 let result = self.update(*update, now);
-                self.flush(now);
+                self.flush(0, now);
                 let _ = reply.send(result);
             }
             Command::Status(reply) => {
@@ -326,6 +357,7 @@ impl<I: Identity, P: TunPort> DataPlane<I, P> {
 
     fn status(&mut self, now: Instant) -> DeviceStatus {
         self.tun.settle(now, &mut self.counters);
+        self.counters.traffic.jobs_helped = self.works.helped();
         let (tcp_rests, udp_rests) = self.tun.resting();
         DeviceStatus {
             public_key: self.tunnel.public_key(),
@@ -345,24 +377,6 @@ impl<I: Identity, P: TunPort> DataPlane<I, P> {
             },
         }
     }
-}
-
-/// A free function, for the loop calls it while it holds a frame of the TUN's.
-fn flush<I: Identity>(
-    sender: &mut Option<Sender<UdpSocket>>,
-    queue: &mut GsoQueue<Sealing>,
-    tunnel: &mut Tunnel<I>,
-    counters: &mut IoCounters,
-    now: Instant,
-) {
-    let Some(sender) = sender else {
-        while let Some(batch) = queue.pop_where(|_| true) {
-            counters.drops.udp_no_socket += batch.segments_left() as u64;
-            queue.recycle(batch);
-        }
-        return;
-    };
-    sender.flush(queue, udp::Context { now, counters, forget_source: |to| tunnel.forget_source(to) });
 }
 
 fn sender(v4: UdpSocket, v6: Option<UdpSocket>, features: &Features) -> Sender<UdpSocket> {

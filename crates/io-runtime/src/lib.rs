@@ -5,6 +5,7 @@ mod alarm;
 pub mod clock;
 mod config;
 mod counters;
+mod crew;
 mod drive;
 mod error;
 mod handle;
@@ -17,8 +18,9 @@ mod status;
 mod tun;
 mod udp;
 
-pub use config::{Arrangement, Backend, DeviceUpdate, RuntimeConfig};
+pub use config::{Arrangement, Backend, Crew, DeviceUpdate, RuntimeConfig};
 pub use counters::{Drops, Histogram, IoCounters, Traffic};
+pub use crew::MAX_HELPERS;
 pub use error::{Error, Stopped, UpdateError};
 pub use handle::{Handle, PinnedSource};
 pub use kernel::Release as KernelRelease;

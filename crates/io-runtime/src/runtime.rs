@@ -12,8 +12,9 @@ use encrypt::Identity;
 use tun_device::{CoalesceConfig, TunDevice};
 
 use crate::{
-    Arrangement, Backend, Error, Feature, Features, Handle, RuntimeConfig,
+    Arrangement, Backend, Crew, Error, Feature, Features, Handle, RuntimeConfig,
     alarm::Alarm,
+    crew::MAX_HELPERS,
     drive::DataPlane,
     handle::Control,
     kernel::Release,
@@ -24,6 +25,9 @@ use crate::{
 /// With this many cores, threads of their own take the TUN's copies off the busiest core. With fewer they
 /// only take turns, and every hop between them costs a wake-up. See docs/threads.md for the numbers.
 const CORES_FOR_TUN_THREADS: usize = 4;
+
+/// Helpers that [`Crew::Auto`] takes at most: with so many, what the loop alone has to do is the limit. See docs/threads.md.
+const MOST_BY_THEMSELVES: usize = 3;
 
 /// Starts the data plane on a thread of its own and gives the handle to it.
 ///
@@ -76,6 +80,7 @@ where
         port = sockets.port,
         ipv6 = features.ipv6,
         arrangement = ?features.arrangement,
+        crew = features.crew,
         backend = ?features.backend,
         udp_gso = %features.udp_gso,
         segments = features.udp_gso_segments,
@@ -169,6 +174,7 @@ fn features(
     let (udp_send_buffer, udp_recv_buffer) = sockets.v4.buffer_sizes();
     Features {
         arrangement: arrangement(config.arrangement),
+        crew: helpers(config.crew, backend),
         backend,
         ipv6: sockets.v6.is_some(),
         udp_gso,
@@ -205,6 +211,18 @@ fn arrangement(wanted: Arrangement) -> Arrangement {
             if cores >= CORES_FOR_TUN_THREADS { Arrangement::TunThreads } else { Arrangement::Inline }
         }
         chosen => chosen,
+    }
+}
+
+/// How many helpers there will be.
+fn helpers(wanted: Crew, backend: Option<Backend>) -> usize {
+    match wanted {
+        _ if backend == Some(Backend::Boringtun) => 0, // it would leave them nothing to do
+        Crew::Auto => {
+            let cores = thread::available_parallelism().map_or(1, usize::from);
+            (cores - 1).min(MOST_BY_THEMSELVES)
+        }
+        Crew::Helpers(helpers) => helpers.min(MAX_HELPERS),
     }
 }
 

@@ -50,6 +50,8 @@ pub struct DeviceStatus {
 pub struct Features {
     /// How threads share the work; never [`Arrangement::Auto`] here.
     pub arrangement: Arrangement,
+    /// Threads that help the loop.
+    pub crew: usize,
     /// Handshakes and keys; `None` for a backend that is the caller's own ([`spawn_with`](crate::spawn_with)).
     pub backend: Option<Backend>,
     /// There is an IPv6 socket beside the IPv4 one.

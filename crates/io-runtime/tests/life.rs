@@ -8,16 +8,16 @@ use std::{
     time::Duration,
 };
 
-use common::{BOTH, Pair, config, listen, packet, run};
+use common::{Pair, SETUPS, config, listen, packet, run};
 use io_runtime::{Arrangement, DeviceUpdate, Error, RuntimeConfig, Stopped, UpdateError};
 use tun_device::{MemoryTun, Offloads, TunDevice};
 
 #[test]
 fn shutdown_ends_every_thread_and_frees_the_port_and_the_device() {
-    for arrangement in BOTH {
+    for setup in SETUPS {
         run(async {
             let (device, host) = MemoryTun::pair("test", Offloads::ALL).unwrap();
-            let handle = io_runtime::spawn(device, config(arrangement)).unwrap();
+            let handle = io_runtime::spawn(device, config(setup)).unwrap();
             let port = handle.status().await.unwrap().listen_port;
             handle.shutdown();
             handle.shutdown();
@@ -34,10 +34,10 @@ fn shutdown_ends_every_thread_and_frees_the_port_and_the_device() {
 
 #[test]
 fn a_deleted_device_ends_the_data_plane() {
-    for arrangement in BOTH {
+    for setup in SETUPS {
         run(async {
             let (device, host) = MemoryTun::pair("test", Offloads::ALL).unwrap();
-            let handle = io_runtime::spawn(device, config(arrangement)).unwrap();
+            let handle = io_runtime::spawn(device, config(setup)).unwrap();
             drop(host);
             assert!(matches!(handle.finished().await, Err(Error::DeviceGone)));
         });
@@ -46,10 +46,10 @@ fn a_deleted_device_ends_the_data_plane() {
 
 #[test]
 fn dropping_the_last_handle_ends_the_data_plane() {
-    for arrangement in BOTH {
+    for setup in SETUPS {
         run(async {
             let (device, host) = MemoryTun::pair("test", Offloads::ALL).unwrap();
-            drop(io_runtime::spawn(device, config(arrangement)).unwrap());
+            drop(io_runtime::spawn(device, config(setup)).unwrap());
             let ended = tokio::task::spawn_blocking(move || {
                 let flags = nix::poll::PollFlags::POLLIN;
                 let limit = nix::poll::PollTimeout::try_from(common::LIMIT).unwrap();
@@ -92,9 +92,9 @@ fn changing_to_a_busy_port_changes_nothing() {
 
 #[test]
 fn the_port_changes_under_a_live_session() {
-    for arrangement in BOTH {
+    for setup in SETUPS {
         run(async {
-            let pair = Pair::start(config(arrangement), Offloads::ALL).await;
+            let pair = Pair::start(config(setup), Offloads::ALL).await;
             pair.ping(1);
             let before = pair.a.status().await;
             pair.a.handle.update(listen(0)).await.unwrap();
@@ -173,9 +173,9 @@ fn the_mtu_is_followed() {
 
 #[test]
 fn an_idle_data_plane_sleeps() {
-    for arrangement in BOTH {
+    for setup in SETUPS {
         run(async {
-            let pair = Pair::start(config(arrangement), Offloads::ALL).await;
+            let pair = Pair::start(config(setup), Offloads::ALL).await;
             pair.ping(1);
             // What is still on its way after the ping may wake it; then nothing does but our questions.
             let mut before = pair.a.status().await.io.traffic;
@@ -225,10 +225,10 @@ impl AsFd for Panicking {
 
 #[test]
 fn a_panic_ends_the_data_plane_and_is_told() {
-    for arrangement in BOTH {
+    for setup in SETUPS {
         run(async {
             let (device, host) = MemoryTun::pair("test", Offloads::ALL).unwrap();
-            let handle = io_runtime::spawn(Panicking(device), config(arrangement)).unwrap();
+            let handle = io_runtime::spawn(Panicking(device), config(setup)).unwrap();
             host.send_packet(&[0x45; 20]).unwrap();
             let ended = handle.finished().await;
             assert!(

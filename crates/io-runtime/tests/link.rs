@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use common::{BOTH, Pair, Side, config, listen, packet, run};
+use common::{Pair, SETUPS, Side, config, listen, packet, run};
 use io_runtime::{Arrangement, DeviceUpdate, Error, RuntimeConfig, UpdateError};
 use tun_device::{MemoryTun, Offloads};
 
@@ -21,9 +21,10 @@ async fn port(side: &Side) -> u16 {
 
 #[test]
 fn down_the_port_is_free_and_up_what_waited_goes_by_the_same_port() {
-    for arrangement in BOTH {
+    // Without helpers, for whose backend does not initiate again within five seconds.
+    for setup in SETUPS.into_iter().filter(|setup| setup.helpers == 0) {
         run(async {
-            let pair = Pair::start(config(arrangement), Offloads::ALL).await;
+            let pair = Pair::start(config(setup), Offloads::ALL).await;
             pair.ping(1);
             let before = pair.a.status().await;
             pair.a.handle.set_link_up(false).await.unwrap();
@@ -93,9 +94,9 @@ fn persistent_keepalives_begin_with_the_link() {
 
 #[test]
 fn a_link_that_is_down_at_the_start_takes_no_port_and_answers_for_busy_ones() {
-    for arrangement in BOTH {
+    for setup in SETUPS {
         run(async {
-            let down = RuntimeConfig { link_up: false, ..config(arrangement) };
+            let down = RuntimeConfig { link_up: false, ..config(setup) };
             let pair = Pair::start(down, Offloads::ALL).await;
             let chosen = port(&pair.a).await;
             assert_ne!(chosen, 0);
@@ -148,9 +149,9 @@ fn a_port_that_was_asked_for_is_tried_until_it_is_free() {
 
 #[test]
 fn what_was_received_before_it_was_set_down_is_delivered_or_counted() {
-    for arrangement in BOTH {
+    for setup in SETUPS {
         run(async {
-            let one_by_one = RuntimeConfig { tun_coalesce: false, ..config(arrangement) };
+            let one_by_one = RuntimeConfig { tun_coalesce: false, ..config(setup) };
             let pair = Pair::start(one_by_one, Offloads::ALL).await;
             pair.ping(0);
             // Nobody reads b's device, so that what arrives has to wait.
@@ -177,10 +178,10 @@ fn what_was_received_before_it_was_set_down_is_delivered_or_counted() {
 
 #[test]
 fn a_device_that_is_deleted_while_it_is_down_ends_the_data_plane() {
-    for arrangement in BOTH {
+    for setup in SETUPS {
         run(async {
             let (device, host) = MemoryTun::pair("test", Offloads::ALL).unwrap();
-            let handle = io_runtime::spawn(device, config(arrangement)).unwrap();
+            let handle = io_runtime::spawn(device, config(setup)).unwrap();
             handle.set_link_up(false).await.unwrap();
             // Frames that wait do not hide its end.
             host.send_packet(&[0x45; 20]).unwrap();
@@ -193,9 +194,9 @@ fn a_device_that_is_deleted_while_it_is_down_ends_the_data_plane() {
 
 #[test]
 fn a_data_plane_that_is_down_sleeps_whatever_waits() {
-    for arrangement in BOTH {
+    for setup in SETUPS {
         run(async {
-            let pair = Pair::start(config(arrangement), Offloads::ALL).await;
+            let pair = Pair::start(config(setup), Offloads::ALL).await;
             pair.ping(1);
             pair.a.handle.set_link_up(false).await.unwrap();
             pair.a.wire.send(&packet(pair.a.inner, pair.b.inner, 2, 100));

@@ -2,8 +2,8 @@
 
 mod common;
 
-use common::{Pair, run, split, tcp_frame};
-use io_runtime::{Arrangement, Feature, RuntimeConfig};
+use common::{Pair, SETUPS, config, run, split, tcp_frame};
+use io_runtime::{Feature, RuntimeConfig};
 use tun_device::{Fault, Faulty, Offloads};
 
 const SEGMENTS: usize = 20;
@@ -11,9 +11,8 @@ const MSS: u16 = 1_380;
 /// Frames a test sends: one after the other in TCP's sequence space.
 const FRAMES: u32 = 50;
 
-fn configs() -> [RuntimeConfig; 2] {
-    [Arrangement::Inline, Arrangement::TunThreads]
-        .map(|arrangement| RuntimeConfig { arrangement, ..RuntimeConfig::default() })
+fn configs() -> [RuntimeConfig; SETUPS.len()] {
+    SETUPS.map(config)
 }
 
 /// Sends frames from a to b, each once the one before has arrived whole: every packet must be the one the

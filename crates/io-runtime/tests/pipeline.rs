@@ -4,27 +4,25 @@ mod common;
 
 use std::{net::Ipv6Addr, thread};
 
-use common::{Pair, Side, packet, run};
-use io_runtime::{Arrangement, Backend, RuntimeConfig};
+use common::{Pair, SETUPS, Side, config, packet, run};
+use io_runtime::{Arrangement, Backend, Crew, RuntimeConfig};
 use tun_device::Offloads;
 
 const PACKETS: u32 = 3_000;
 
-fn config(arrangement: Arrangement) -> RuntimeConfig {
-    RuntimeConfig { arrangement, ..RuntimeConfig::default() }
-}
-
 fn configs() -> Vec<RuntimeConfig> {
     let mut configs = Vec::new();
-    for arrangement in [Arrangement::Inline, Arrangement::TunThreads] {
-        let base = config(arrangement);
+    for setup in SETUPS {
+        let base = config(setup);
         configs.push(base.clone());
-        configs.push(RuntimeConfig { backend: Backend::Native, ..base.clone() });
-        configs.push(RuntimeConfig { udp_gso: false, ..base.clone() });
-        configs.push(RuntimeConfig { udp_gro: false, ..base.clone() });
-        configs.push(RuntimeConfig { tun_coalesce: false, ..base.clone() });
-        let plain = RuntimeConfig { udp_gso: false, udp_gro: false, tun_coalesce: false, ..base };
+        let plain = RuntimeConfig { udp_gso: false, udp_gro: false, tun_coalesce: false, ..base.clone() };
         configs.push(RuntimeConfig { batch: 1, ..plain });
+        if setup.helpers == 0 {
+            configs.push(RuntimeConfig { backend: Backend::Native, ..base.clone() });
+            configs.push(RuntimeConfig { udp_gso: false, ..base.clone() });
+            configs.push(RuntimeConfig { udp_gro: false, ..base.clone() });
+            configs.push(RuntimeConfig { tun_coalesce: false, ..base });
+        }
     }
     configs
 }
@@ -64,6 +62,8 @@ fn packets_cross_in_order_and_unchanged_with_every_switch_on_and_off() {
             let status = pair.b.status().await;
             assert_eq!(status.io.drops.total(), 0, "{config:?}: {:?}", status.io);
             assert_eq!(status.features.arrangement, config.arrangement);
+            let helpers = if config.backend == Backend::Native { config.crew } else { Crew::Helpers(0) };
+            assert_eq!(Crew::Helpers(status.features.crew), helpers);
             pair.finish().await;
         });
     }

@@ -106,7 +106,7 @@ fn environment_variables_reach_the_daemon() {
         let (private, _) = keys(lab);
         lab.file("wgq0.conf", &format!("[Interface]\nPrivateKey = {private}\n"));
         lab.run(
-            "VOLLEY_METRICS= VOLLEY_BATCH= VOLLEY_PCAP= VOLLEY_NO_UDP_GSO=1 VOLLEY_NO_UDP_GRO=true VOLLEY_NO_TUN_OFFLOAD=yes VOLLEY_NO_TUN_COALESCE=1 VOLLEY_NO_SCHED_BATCH=1 VOLLEY_NO_ICMP_UNREACHABLE=1 VOLLEY_ARRANGEMENT=tun-threads VOLLEY_BACKEND=native \
+            "VOLLEY_METRICS= VOLLEY_BATCH= VOLLEY_PCAP= VOLLEY_NO_UDP_GSO=1 VOLLEY_NO_UDP_GRO=true VOLLEY_NO_TUN_OFFLOAD=yes VOLLEY_NO_TUN_COALESCE=1 VOLLEY_NO_SCHED_BATCH=1 VOLLEY_NO_ICMP_UNREACHABLE=1 VOLLEY_ARRANGEMENT=tun-threads VOLLEY_CREW=2 VOLLEY_BACKEND=native \
              WG_QUICK_USERSPACE_IMPLEMENTATION=volley wg-quick up ./wgq0.conf",
         );
         let features = lab.run("volley show wgq0 --json");
@@ -116,6 +116,7 @@ fn environment_variables_reach_the_daemon() {
             "\"tun_tso\": \"off",
             "\"sched_batch\": \"off",
             "\"arrangement\": \"tunthreads\"",
+            "\"crew\": \"2\"",
             "\"backend\": \"native\"",
         ] {
             assert!(features.contains(expected), "{expected}: {features}");

@@ -412,3 +412,41 @@ fn restored_unfinished_batch_keeps_its_place_and_its_work() {
     }
     assert_eq!(sent, b"ABCDEFGHI");
 }
+
+#[test]
+fn closed_batch_may_leave_while_others_are_filled_and_an_open_one_may_not() {
+    let mut queue: GsoQueue = GsoQueue::default();
+    append_all(&mut queue, v4(1), &[100, 100]);
+    assert!(queue.pop_closed().is_none(), "it can grow");
+    append_all(&mut queue, v4(1), &[60, 80]);
+    assert_eq!(queue.pop_closed().unwrap().segments_left(), 3, "a shorter one has sealed it");
+    assert!(queue.pop_closed().is_none());
+    append_all(&mut queue, v4(1), &[100]);
+    assert_eq!(queue.pop_closed().unwrap().segment_len(), 80, "another is newer");
+    assert_eq!(drain(&mut queue), [vec![100]]);
+}
+
+#[test]
+fn closed_batch_does_not_pass_an_older_one_that_is_open() {
+    let mut queue: GsoQueue = GsoQueue::default();
+    append_all(&mut queue, v4(1), &[100]);
+    append_all(&mut queue, v4(2), &[100, 60]);
+    assert!(queue.pop_closed().is_none());
+    assert_eq!(queue.pop_unfinished().unwrap().destination(), v4(1));
+    assert_eq!(queue.pop_closed().unwrap().destination(), v4(2));
+}
+
+#[test]
+fn finished_and_unfinished_batches_are_told_apart() {
+    let mut queue: GsoQueue<Capitals> = GsoQueue::default();
+    append_capital(&mut queue, b"abc");
+    append_capital(&mut queue, b"defg");
+    let mut first = queue.pop_unfinished().unwrap();
+    first.work();
+    first.work();
+    queue.restore(first);
+    assert_eq!(queue.pop_unfinished().unwrap().segment_len(), 4);
+    assert!(queue.pop_unfinished().is_none() && queue.pop_closed().is_none());
+    assert!(queue.pop_finished_where(|to| to != v4(1)).is_none());
+    assert_eq!(queue.pop_finished_where(|to| to == v4(1)).unwrap().unsent(), b"ABC");
+}

@@ -3,16 +3,15 @@
 use std::time::Instant;
 
 use encrypt::Identity;
-use gso_queue::{GsoQueue, QueueConfig};
+use gso_queue::QueueConfig;
 use tun_device::Segments;
-use tunnel_core::{MAX_ICMP_ERROR_LEN, Packets, Sealing, Sent, SinkFull, Tunnel};
+use tunnel_core::{MAX_ICMP_ERROR_LEN, Packets, Sent, SinkFull};
 
-use super::{DataPlane, Source, flush};
-use crate::{
-    Error, IoCounters,
-    tun::TunPort,
-    udp::{Sender, UdpSocket},
+use super::{
+    DataPlane, Source,
+    jobs::{Outlet, Queue, Works},
 };
+use crate::{Error, IoCounters, tun::TunPort};
 
 /// Plaintext bytes taken from the TUN in one turn: four full frames. More would make what arrives wait
 /// behind what leaves, and fall out of the processor's second-level cache.
@@ -33,7 +32,7 @@ impl<I: Identity, P: TunPort> DataPlane<I, P> {
         if !self.ready.tun {
             return Ok(Source::Drained);
         }
-        let Self { tunnel, tun, queue, sender, ready, counters, config, icmp, .. } = self;
+        let Self { tunnel, tun, queue, works, sender, ready, counters, config, icmp, .. } = self;
         // Frames from before the interface was set down, or of one that was just set up, wait.
         let is_over = ready.tun_failed || tun.has_ended();
         if sender.is_none() && !is_over {
@@ -62,7 +61,9 @@ impl<I: Identity, P: TunPort> DataPlane<I, P> {
                 continue;
             };
             counters.traffic.tun_packets_read += segments.remaining() as u64;
-            let answer = send(Frame::new(segments), tunnel, sender, queue, counters, icmp, now);
+            let mut out = Outlet { queue, sender, tunnel, counters, now };
+            let answer = send(Frame::new(segments), works, &mut out, icmp);
+            works.advance(&mut out);
             if let Some(len) = answer {
                 write_packet(&icmp[..len], tun, counters, now)?;
             }
@@ -92,33 +93,30 @@ impl Packets for Frame<'_> {
 }
 
 /// Seals a frame's packets, or queues or drops them. Gives the length of an ICMP error for their sender, if there is to be
-/// one. A free function, as [`flush`] is: a frame of the TUN's is in use.
+/// one.
 fn send<I: Identity>(
     mut frame: Frame<'_>,
-    tunnel: &mut Tunnel<I>,
-    sender: &mut Option<Sender<UdpSocket>>,
-    queue: &mut GsoQueue<Sealing>,
-    counters: &mut IoCounters,
+    works: &mut Works,
+    out: &mut Outlet<'_, I>,
     icmp: &mut [u8; MAX_ICMP_ERROR_LEN],
-    now: Instant,
 ) -> Option<usize> {
     let mut was_unreachable = false;
     let mut answer = None;
     loop {
-        match tunnel.send_all(&mut frame, now, queue) {
+        match out.tunnel.send_all(&mut frame, out.now, out.queue) {
             Ok(Sent::Taken) => return answer,
             Ok(Sent::Unreachable) => {
                 // One answer is enough for a whole super-packet.
                 if let Some(packet) = frame.packet().filter(|_| !was_unreachable) {
-                    answer = tunnel.answer_unreachable(packet, icmp, now);
+                    answer = out.tunnel.answer_unreachable(packet, icmp, out.now);
                 }
                 was_unreachable = true;
                 frame.advance();
             }
             Err(SinkFull) => {
-                flush(sender, queue, tunnel, counters, now);
-                if queue.free_buffers() == 0 {
-                    counters.drops.tun_overrun += 1;
+                works.flush_and_wait(false, out);
+                if out.queue.free_buffers() == 0 {
+                    out.counters.drops.tun_overrun += 1;
                     frame.advance();
                 }
             }
@@ -143,6 +141,6 @@ fn write_packet(
 }
 
 /// So much waits for a full socket that the TUN should wait, too.
-fn is_backed_up(queue: &GsoQueue<Sealing>) -> bool {
+fn is_backed_up(queue: &Queue) -> bool {
     queue.bytes() >= BACKLOG_BYTES || queue.free_buffers() < BACKLOG_BUFFERS
 }

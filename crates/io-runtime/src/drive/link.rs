@@ -44,7 +44,7 @@ impl<I: Identity, P: TunPort> DataPlane<I, P> {
         } else {
             self.close_sockets(now);
         }
-        self.flush(now);
+        self.flush(0, now);
     }
 
     /// Opens the port again, if it is time to.
@@ -104,7 +104,8 @@ impl<I: Identity, P: TunPort> DataPlane<I, P> {
     }
 
     fn close_sockets(&mut self, now: Instant) {
-        self.flush(now); // what was sealed before
+        let (works, mut out) = self.out(now);
+        works.flush_and_wait(true, &mut out); // what was sealed before
         self.tunnel.link_down(now);
         self.sender = None;
         self.link.reopen_at = None;

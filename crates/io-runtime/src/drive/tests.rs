@@ -20,12 +20,16 @@ use tun_device::{MAX_FRAME_LEN, MemoryHost, MemoryTun, Offloads, TunDevice, VNET
 use tunnel_core::{AllowedIpUpdate, PeerUpdate, TunnelUpdate};
 
 use super::*;
-use crate::{Arrangement, Handle, runtime::start};
+use crate::{Arrangement, Crew, Handle, runtime::start};
 
 const LIMIT: Duration = Duration::from_secs(30);
 const A: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
 const B: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
 const PACKET: usize = 1_400;
+/// With none, one and several helpers.
+const HELPERS: [usize; 3] = [0, 1, 3];
+/// A helper that finishes a batch for this port panics.
+pub(super) const BAD_PORT: u16 = 9;
 
 struct End {
     handle: Handle,
@@ -36,9 +40,11 @@ struct End {
 }
 
 impl End {
-    fn start(arrangement: Arrangement, byte: u8) -> Self {
+    fn start(arrangement: Arrangement, helpers: usize, byte: u8) -> Self {
         let (device, host) = MemoryTun::pair("test", Offloads::ALL).unwrap();
-        let config = RuntimeConfig { arrangement, ..RuntimeConfig::default() };
+        let crew = Crew::Helpers(helpers);
+        // More frames a turn than fit into one batch, so that there is more than one job at a time.
+        let config = RuntimeConfig { arrangement, crew, batch: 200, ..RuntimeConfig::default() };
         let sockets = sockets(&config);
         let (full, port) = (sockets.v4.full.clone(), sockets.port);
         let handle = start::<NativeIdentity, _>(device, sockets, config, None).unwrap();
@@ -97,9 +103,12 @@ fn packet(from: Ipv4Addr, to: Ipv4Addr, number: u32) -> Vec<u8> {
 #[test]
 fn a_full_socket_stops_the_tun_for_moments_only_and_nothing_that_arrives() {
     for arrangement in [Arrangement::Inline, Arrangement::TunThreads] {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime
-            .block_on(async { timeout(LIMIT, fill_the_socket(arrangement)).await.expect("the test hung") });
+        for helpers in HELPERS {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                timeout(LIMIT, fill_the_socket(arrangement, helpers)).await.expect("the test hung");
+            });
+        }
     }
 }
 
@@ -121,8 +130,8 @@ async fn fill(a: &End) {
     }
 }
 
-async fn fill_the_socket(arrangement: Arrangement) {
-    let (a, b) = (End::start(arrangement, 1), End::start(arrangement, 2));
+async fn fill_the_socket(arrangement: Arrangement, helpers: usize) {
+    let (a, b) = (End::start(arrangement, helpers, 1), End::start(arrangement, helpers, 2));
     a.know(&b, B).await;
     b.know(&a, A).await;
     a.host.send_packet(&packet(A, B, 0)).unwrap();
@@ -182,7 +191,7 @@ fn a_deleted_device_is_noticed_though_the_socket_is_full() {
 }
 
 async fn delete_while_full() {
-    let (a, b) = (End::start(Arrangement::Inline, 1), End::start(Arrangement::Inline, 2));
+    let (a, b) = (End::start(Arrangement::Inline, 0, 1), End::start(Arrangement::Inline, 0, 2));
     a.know(&b, B).await;
     b.know(&a, A).await;
     a.host.send_packet(&packet(A, B, 0)).unwrap();
@@ -191,6 +200,37 @@ async fn delete_while_full() {
     let End { handle, host, .. } = a;
     drop(host);
     assert!(matches!(handle.finished().await, Err(Error::DeviceGone)));
+    b.finish().await;
+}
+
+#[test]
+fn a_helper_that_panics_ends_the_data_plane_and_is_told() {
+    for helpers in [1, 3] {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async { timeout(LIMIT, panic(helpers)).await.expect("the test hung") });
+    }
+}
+
+async fn panic(helpers: usize) {
+    let (a, mut b) =
+        (End::start(Arrangement::Inline, helpers, 1), End::start(Arrangement::Inline, helpers, 2));
+    a.know(&b, B).await;
+    b.know(&a, A).await;
+    a.host.send_packet(&packet(A, B, 0)).unwrap();
+    assert_eq!(b.recv().await, 0);
+    b.port = BAD_PORT;
+    let mut peer = PeerUpdate::new(b.public_key());
+    peer.endpoint = Some((Ipv4Addr::LOCALHOST, b.port).into());
+    let tunnel = TunnelUpdate { peers: vec![peer], ..TunnelUpdate::default() };
+    a.handle.update(DeviceUpdate { tunnel, ..DeviceUpdate::default() }).await.unwrap();
+    // A helper gets one of them sooner or later.
+    let ended = loop {
+        while a.host.send_packet(&packet(A, B, 0)).is_ok() {} // until the device is full, or gone
+        if let Ok(ended) = timeout(Duration::ZERO, a.handle.finished()).await {
+            break ended;
+        }
+    };
+    assert!(matches!(&ended, Err(Error::Panicked(what)) if what.contains("a bad batch")), "{ended:?}");
     b.finish().await;
 }
 

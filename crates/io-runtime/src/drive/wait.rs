@@ -36,7 +36,12 @@ impl<I: Identity, P: TunPort> DataPlane<I, P> {
         }
         let deadline = self.next_deadline();
         let (takes_frames, wants_room) = (egress == Source::Drained, ingress == Source::Held);
-        let arrivals = [takes_frames.then_some(Arrival::Frames), wants_room.then_some(Arrival::Room)];
+        let wants_jobs = !self.works.is_empty();
+        let arrivals = [
+            takes_frames.then_some(Arrival::Frames),
+            wants_room.then_some(Arrival::Room),
+            wants_jobs.then_some(Arrival::Jobs),
+        ];
         let arrivals = arrivals.into_iter().flatten();
         // A thread that ends rings for frames, and is to be heard though the interface is down.
         let end = self.sender.is_none().then_some(Arrival::Frames);
@@ -45,7 +50,8 @@ impl<I: Identity, P: TunPort> DataPlane<I, P> {
             self.alarm.arm(arrivals.clone().chain(end));
             let is_there = self.alarm.was_asked()
                 || self.tun.has_ended()
-                || arrivals.clone().any(|arrival| self.tun.has_arrived(arrival));
+                || arrivals.clone().any(|arrival| self.tun.has_arrived(arrival))
+                || self.works.has_news();
             let woken = self.poll(if is_there { Some(Duration::ZERO) } else { time })?;
             self.alarm.disarm();
             let has_frames = takes_frames && self.ready.tun;

@@ -228,6 +228,7 @@ impl TunPort for Threads {
         match arrival {
             Arrival::Frames => !self.filled.is_empty() || self.filled.is_disconnected(),
             Arrival::Room => !self.written.is_empty(),
+            Arrival::Jobs => false,
         }
     }
 

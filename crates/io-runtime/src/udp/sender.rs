@@ -1,4 +1,4 @@
-//! Emptying the queue into the sockets, and the failure rules.
+//! Sending finished batches, and the failure rules.
 //!
 //! * A GSO send that fails is repeated as plain datagrams. If all of those go through, GSO was the
 //!   problem: it rests on that route and is probed later. If any fails too, the route is the problem.
@@ -82,7 +82,7 @@ struct Wait {
     is_on: bool,
 }
 
-/// What a flush needs from its caller.
+/// What sending needs from its caller.
 pub(crate) struct Context<'a, F> {
     pub(crate) now: Instant,
     pub(crate) counters: &'a mut IoCounters,
@@ -124,7 +124,7 @@ impl<S: DatagramSocket> Sender<S> {
         self.retry_at
     }
 
-    /// Has the next flush try what waits.
+    /// Has the next [`resend`](Self::resend) try what waits.
     pub(crate) fn retry(&mut self) {
         if self.retry_at.take().is_some() {
             self.v4.retry();
@@ -132,29 +132,47 @@ impl<S: DatagramSocket> Sender<S> {
         }
     }
 
-    /// Finishes and sends all that is queued, but for what has to wait for room.
-    pub(crate) fn flush<W: Work>(
+    /// Sends what was put back into the queue, but for what has to wait for room still. To be called before anything
+    /// that was queued later is sent.
+    pub(crate) fn resend<W: Work>(
         &mut self,
         queue: &mut GsoQueue<W>,
-        mut cx: Context<'_, impl FnMut(Destination)>,
+        cx: &mut Context<'_, impl FnMut(Destination)>,
     ) {
-        let Self { v4, v6, rules, retry_at } = self;
-        while let Some(batch) = queue.pop_where(|to| match Family::of(&to.remote) {
-            Family::V4 => v4.is_open(to.remote),
-            Family::V6 => v6.as_ref().is_none_or(|lane| lane.is_open(to.remote)),
-        }) {
-            let lane = match Family::of(&batch.destination().remote) {
-                Family::V4 => Some(&mut *v4),
-                Family::V6 => v6.as_mut(),
-            };
-            let Some(lane) = lane else {
-                cx.counters.drops.udp_no_socket += batch.segments_left() as u64;
-                queue.recycle(batch);
-                continue;
-            };
-            if let Some(waits) = lane.send(batch.finish(), rules, &mut cx, queue) {
-                retry_at.get_or_insert(waits);
-            }
+        while let Some(batch) = queue.pop_finished_where(|to| self.is_open(to.remote)) {
+            self.send(batch, queue, cx);
+        }
+    }
+
+    /// Sends a batch, or puts back what has to wait for room.
+    pub(crate) fn send<W: Work>(
+        &mut self,
+        batch: Batch<W>,
+        queue: &mut GsoQueue<W>,
+        cx: &mut Context<'_, impl FnMut(Destination)>,
+    ) {
+        let to = batch.destination().remote;
+        if !self.is_open(to) {
+            return queue.restore(batch);
+        }
+        let lane = match Family::of(&to) {
+            Family::V4 => Some(&mut self.v4),
+            Family::V6 => self.v6.as_mut(),
+        };
+        let Some(lane) = lane else {
+            cx.counters.drops.udp_no_socket += batch.segments_left() as u64;
+            return queue.recycle(batch);
+        };
+        if let Some(waits) = lane.send(batch, &mut self.rules, cx, queue) {
+            self.retry_at.get_or_insert(waits);
+        }
+    }
+
+    /// True if nothing that goes there waits.
+    fn is_open(&self, to: SocketAddr) -> bool {
+        match Family::of(&to) {
+            Family::V4 => self.v4.is_open(to),
+            Family::V6 => self.v6.as_ref().is_none_or(|lane| lane.is_open(to)),
         }
     }
 }

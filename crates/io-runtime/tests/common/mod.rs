@@ -10,7 +10,7 @@ use std::{
 };
 
 use encrypt::PrivateKey;
-use io_runtime::{Arrangement, DeviceStatus, DeviceUpdate, Handle, RuntimeConfig};
+use io_runtime::{Arrangement, Backend, Crew, DeviceStatus, DeviceUpdate, Handle, RuntimeConfig};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tun_device::{
     GsoType, MAX_FRAME_LEN, MemoryHost, MemoryTun, Offloads, Segments, TunDevice, VNET_HEADER_LEN, VnetHeader,
@@ -20,10 +20,33 @@ use tunnel_core::{AllowedIpUpdate, PeerUpdate, TunnelUpdate};
 /// Nothing here takes that long; a test that does has hung.
 pub const LIMIT: Duration = Duration::from_secs(30);
 
-pub const BOTH: [Arrangement; 2] = [Arrangement::Inline, Arrangement::TunThreads];
+/// How threads share the work.
+#[derive(Clone, Copy, Debug)]
+pub struct Setup {
+    pub arrangement: Arrangement,
+    pub helpers: usize,
+}
 
-pub fn config(arrangement: Arrangement) -> RuntimeConfig {
-    RuntimeConfig { arrangement, ..RuntimeConfig::default() }
+/// Both arrangements, with none, one and several helpers.
+pub const SETUPS: [Setup; 5] = [
+    Setup { arrangement: Arrangement::Inline, helpers: 0 },
+    Setup { arrangement: Arrangement::Inline, helpers: 1 },
+    Setup { arrangement: Arrangement::Inline, helpers: 3 },
+    Setup { arrangement: Arrangement::TunThreads, helpers: 0 },
+    Setup { arrangement: Arrangement::TunThreads, helpers: 3 },
+];
+
+impl From<Arrangement> for Setup {
+    fn from(arrangement: Arrangement) -> Self {
+        Self { arrangement, helpers: 0 }
+    }
+}
+
+pub fn config(setup: impl Into<Setup>) -> RuntimeConfig {
+    let Setup { arrangement, helpers } = setup.into();
+    // Only Volley's own backend has work for helpers.
+    let backend = if helpers > 0 { Backend::Native } else { Backend::default() };
+    RuntimeConfig { arrangement, crew: Crew::Helpers(helpers), backend, ..RuntimeConfig::default() }
 }
 
 pub fn listen(port: u16) -> DeviceUpdate {

@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args, ValueEnum};
-use io_runtime::{Arrangement, Backend, RuntimeConfig, UDP_SEND_BUFFER};
+use io_runtime::{Arrangement, Backend, Crew, MAX_HELPERS, RuntimeConfig, UDP_SEND_BUFFER};
 use tracing::level_filters::LevelFilter;
 
 use crate::{Trouble, metrics};
@@ -40,6 +40,11 @@ pub struct DaemonArgs {
     /// How threads share the work.
     #[arg(long, value_enum, env = "VOLLEY_ARRANGEMENT", default_value_t = ArrangementArg::Auto)]
     pub arrangement: ArrangementArg,
+
+    /// Threads that help the loop to encrypt and decrypt: a number, or `auto` for what suits this machine's number of
+    /// cores. None do with the boringtun backend.
+    #[arg(long, value_name = "N|auto", env = "VOLLEY_CREW", default_value = "0", value_parser = crew)]
+    pub crew: Crew,
 
     /// Whose handshakes and keys: all speak the same protocol.
     #[arg(long, value_enum, env = "VOLLEY_BACKEND", default_value_t)]
@@ -145,6 +150,7 @@ impl DaemonArgs {
                 ArrangementArg::Inline => Arrangement::Inline,
                 ArrangementArg::TunThreads => Arrangement::TunThreads,
             },
+            crew: self.crew,
             backend: self.backend.into(),
             udp_gso: !self.no_udp_gso,
             udp_gro: !self.no_udp_gro,
@@ -184,6 +190,15 @@ pub(crate) fn switch(value: &str) -> Result<bool, &'static str> {
     }
 }
 
+/// `--crew`.
+fn crew(value: &str) -> Result<Crew, String> {
+    match value.parse() {
+        _ if value == "auto" => Ok(Crew::Auto),
+        Ok(helpers) if helpers <= MAX_HELPERS => Ok(Crew::Helpers(helpers)),
+        _ => Err(format!("use auto, or a number up to {MAX_HELPERS}")),
+    }
+}
+
 fn parse_level(value: &str) -> Result<LevelFilter, &'static str> {
     match value.to_ascii_lowercase().as_str() {
         "silent" | "off" | "none" => Ok(LevelFilter::OFF),
@@ -208,5 +223,15 @@ mod tests {
             assert_eq!(switch(value), Ok(meaning), "{value}");
         }
         assert!(switch("maybe").is_err());
+    }
+
+    #[test]
+    fn a_crew_is_a_number_within_reason_or_left_to_the_machine() {
+        assert_eq!(crew("auto"), Ok(Crew::Auto));
+        assert_eq!(crew("0"), Ok(Crew::Helpers(0)));
+        assert_eq!(crew("16"), Ok(Crew::Helpers(MAX_HELPERS)));
+        for wrong in ["17", "-1", "all", ""] {
+            assert!(crew(wrong).is_err_and(|error| error.contains("auto")), "{wrong}");
+        }
     }
 }

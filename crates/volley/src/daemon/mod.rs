@@ -191,7 +191,7 @@ fn summary(status: &DeviceStatus) -> String {
     let offloads = features.tun_offloads;
     let on = |on: bool| if on { "on" } else { "off" };
     format!(
-        "UDP port {}, {}, GSO {}, GRO {}, TUN checksums {}, TSO in {}, USO in {}, TCP merged out {}, UDP merged out {}, {:?}, batch scheduling {}, MTU {}",
+        "UDP port {}, {}, GSO {}, GRO {}, TUN checksums {}, TSO in {}, USO in {}, TCP merged out {}, UDP merged out {}, {:?}, {} helpers, batch scheduling {}, MTU {}",
         status.listen_port,
         if features.ipv6 { "IPv4 and IPv6" } else { "IPv4 only" },
         features.udp_gso,
@@ -202,6 +202,7 @@ fn summary(status: &DeviceStatus) -> String {
         features.tun_coalesce_tcp,
         features.tun_coalesce_udp,
         features.arrangement,
+        features.crew,
         features.sched_batch,
         status.mtu,
     )

@@ -30,7 +30,8 @@ pub(super) fn render(interface: &str, status: &DeviceStatus, clock: &WallClock) 
 fn states(text: &mut Exposition, status: &DeviceStatus) {
     let features = &status.features;
     let arrangement = format!("{:?}", features.arrangement).to_lowercase();
-    let labels = [("version", env!("CARGO_PKG_VERSION")), ("arrangement", &arrangement)];
+    let crew = features.crew.to_string();
+    let labels = [("version", env!("CARGO_PKG_VERSION")), ("arrangement", &arrangement), ("crew", &crew)];
     text.family("volley_info", "gauge", "The daemon's version and how its threads share the work.")
         .sample(&labels, 1);
 

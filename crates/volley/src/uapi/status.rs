@@ -104,6 +104,7 @@ fn features(device: &DeviceStatus) -> Vec<(&'static str, String)> {
     vec![
         ("backend", backend),
         ("arrangement", format!("{:?}", features.arrangement).to_lowercase()),
+        ("crew", features.crew.to_string()),
         ("link", if device.link_up { "up" } else { "down" }.to_owned()),
         ("mtu", device.mtu.to_string()),
         ("udp_gso", features.udp_gso.to_string()),

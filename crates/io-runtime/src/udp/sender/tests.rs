@@ -145,7 +145,11 @@ impl Bench {
 
     fn flush(&mut self) {
         let Self { sender, queue, counters, forgotten, now, .. } = self;
-        sender.flush(queue, Context { now: *now, counters, forget_source: |to| forgotten.push(to) });
+        let mut cx = Context { now: *now, counters, forget_source: |to| forgotten.push(to) };
+        sender.resend(queue, &mut cx);
+        while let Some(batch) = queue.pop_unfinished() {
+            sender.send(batch.finish(), queue, &mut cx);
+        }
     }
 
     /// The next turn of the loop, a moment later.
