@@ -138,12 +138,11 @@ impl<I: Identity> Side<I> {
     pub fn receive(&mut self, train: &mut Train, now: Instant, mut accept: impl FnMut(&[u8])) -> usize {
         let from = Arrival::from(self.other.remote);
         let mut packets = 0;
-        for datagram in train.bytes.chunks_mut(train.stride) {
-            if let Some(packet) = self.tunnel.receive(datagram, from, now, &mut self.queue) {
-                accept(packet);
-                packets += 1;
-            }
-        }
+        let Train { bytes, stride } = train;
+        self.tunnel.receive_train(bytes, *stride, from, now, &mut self.queue, |packet| {
+            accept(packet);
+            packets += 1;
+        });
         packets
     }
 

@@ -1,11 +1,11 @@
 //! The two traits a WireGuard backend implements. Both take slices and `now`; neither reads a clock
 //! or does I/O.
 
-use std::{net::SocketAddr, time::Instant};
+use std::{net::SocketAddr, sync::Arc, time::Instant};
 
 use crate::{
     PresharedKey, PrivateKey, PublicKey,
-    transport::{LeaseError, Leases},
+    transport::{LeaseError, Leases, TransportKeys, Unchecked},
 };
 
 /// Length of a handshake initiation (WireGuard paper §5.4.2), bytes.
@@ -332,6 +332,30 @@ pub trait Session: Sized {
         datagram: &mut [u8],
         now: Instant,
     ) -> Result<Opened, Reject>;
+
+    /// The keys that open messages to this receiver index of ours, lent to whoever opens them in advance
+    /// ([`TrainOpening`](crate::transport::TrainOpening)). `None` if there are none that still live, or if the backend lends none:
+    /// then it is for [`open`](Self::open).
+    fn opener(&self, receiver: u32, now: Instant) -> Option<&Arc<TransportKeys>> {
+        let _ = (receiver, now);
+        None
+    }
+
+    /// Takes a data message that was opened in place with keys of [`opener`](Self::opener), in order of arrival: what
+    /// [`open`](Self::open) does once a message is authentic. Only now it is known to be new.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    fn commit(
+        &mut self,
+        identity: &mut Self::Identity,
+        datagram: &[u8],
+        opened: Unchecked,
+        now: Instant,
+    ) -> Result<Opened, Reject> {
+        let _ = (identity, datagram, opened, now);
+        Err(Reject::NoSession) // who lends no keys gets nothing back
+    }
 
     /// True when the session should be renewed because of its message count (REKEY_AFTER_MESSAGES).
     fn wants_rekey(&self) -> bool;

@@ -4,9 +4,9 @@ mod support;
 
 use allocation_counter::{CountingAllocator, on_this_thread};
 use encrypt::{
-    INITIATION_LEN, PrivateKey, RESPONSE_LEN, Reject,
+    INITIATION_LEN, PeerIndex, PrivateKey, RESPONSE_LEN, Reject,
     native::{Addressed, LocalIdentity, PeerHandshake},
-    transport::{KeyPair, Leases},
+    transport::{KeyPair, Leases, TrainOpening},
 };
 use support::{Seeded, start, wall};
 
@@ -47,6 +47,35 @@ fn leases_that_have_sealed_once_allocate_nothing_more() {
     };
     assert!(allocations_in(&mut round) > 0, "the first round grows");
     assert_eq!(allocations_in(round), 0);
+}
+
+#[test]
+fn a_train_that_was_opened_once_makes_the_next_allocate_nothing() {
+    let a = [KeyPair::new(1, 2, &[1; 32], &[2; 32]), KeyPair::new(3, 4, &[1; 32], &[2; 32])];
+    let mut b = [KeyPair::new(2, 1, &[2; 32], &[1; 32]), KeyPair::new(4, 3, &[2; 32], &[1; 32])];
+    let mut opening = TrainOpening::default();
+    let mut train = vec![7; 45 * 1452];
+    let mut fresh = 0;
+    let mut round = |grows| {
+        // Two sessions in turn: the most runs that there can be.
+        for (at, datagram) in train.chunks_mut(1452).enumerate() {
+            a[at % 2].keys().lease(1).unwrap().seal_train(datagram, 1452).unwrap();
+        }
+        let allocated = allocations_in(|| {
+            opening.prepare(&train, 1452, |receiver| {
+                let peer = receiver / 2 - 1;
+                Some((PeerIndex::new(peer).unwrap(), std::sync::Arc::clone(b[peer as usize].keys())))
+            });
+            opening.run(&mut train);
+            while let Some(arrived) = opening.take_next() {
+                let (peer, opened) = arrived.opened.unwrap();
+                fresh += u32::from(b[peer.get() as usize].commit(opened.unwrap()).is_ok());
+            }
+        });
+        assert_eq!(allocated > 0, grows);
+    };
+    [true, false, false].into_iter().for_each(&mut round);
+    assert_eq!(fresh, 3 * 45);
 }
 
 #[test]

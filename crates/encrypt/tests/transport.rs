@@ -2,8 +2,8 @@
 
 use chacha20poly1305::{AeadInPlace, ChaCha20Poly1305, KeyInit};
 use encrypt::{
-    DATA_OVERHEAD, REJECT_AFTER_MESSAGES, Reject,
-    transport::{DATA_HEADER_LEN, Fresh, KeyPair, LeaseError, Leases, TrainError, Unchecked},
+    DATA_OVERHEAD, INITIATION_LEN, PeerIndex, REJECT_AFTER_MESSAGES, Reject,
+    transport::{DATA_HEADER_LEN, Fresh, KeyPair, LeaseError, Leases, TrainError, TrainOpening, Unchecked},
 };
 use proptest::prelude::*;
 
@@ -245,6 +245,93 @@ fn what_was_leased_is_sealed_though_the_session_ended_while_it_waited() {
     assert_eq!(batch[64..], train(128)[64..], "no lease, no sealing");
 }
 
+/// What became of each datagram of a train: `None` if it was not opened, otherwise its plaintext or why there is none.
+type Received = Option<Result<Vec<u8>, Reject>>;
+
+/// Opens a train for the sessions in `ends`, whose peers are numbered as they are here, and commits in order.
+fn receive_mixed(
+    ends: &mut [&mut KeyPair],
+    opening: &mut TrainOpening,
+    train: &mut [u8],
+    stride: usize,
+) -> Vec<Received> {
+    opening.prepare(train, stride, |receiver| {
+        let number = ends.iter().position(|end| end.keys().local_index() == receiver)?;
+        Some((PeerIndex::new(number as u32).unwrap(), ends[number].keys().clone()))
+    });
+    opening.run(train);
+    let mut received = Vec::new();
+    while let Some(arrived) = opening.take_next() {
+        let datagram = &train[arrived.place];
+        received.push(arrived.opened.map(|(peer, opened)| {
+            let fresh = ends[peer.get() as usize].commit(opened?)?;
+            Ok(datagram[fresh.content()].to_vec())
+        }));
+    }
+    assert!(opening.is_done());
+    received
+}
+
+#[test]
+fn a_train_of_two_sessions_with_a_handshake_and_garbage_between_is_opened_in_runs() {
+    let ((a, mut b), (c, mut d)) = (ends(), another());
+    let len = INITIATION_LEN;
+    let [a1, a2, a3] = [0; 3].map(|_| sealed(&a, len, len));
+    let [c1, c2] = [0; 2].map(|_| sealed(&c, len, len));
+    let stranger = sealed(&KeyPair::new(1, 2, &[1; 32], &[2; 32]), len, len);
+    let mut initiation = vec![7; len];
+    initiation[..4].copy_from_slice(&[1, 0, 0, 0]);
+    let garbage = vec![0xa5; len];
+    let mut forged = a3.clone();
+    forged[60] ^= 1;
+    let last = sealed(&a, 50, 50);
+    let arrived = [a1.clone(), a2, c1, garbage, c2, forged, initiation, a1, stranger, a3, last];
+    let mut train = arrived.concat();
+    let mut opening = TrainOpening::default();
+    let received = receive_mixed(&mut [&mut b, &mut d], &mut opening, &mut train, len);
+
+    let plain = Some(Ok(crate::train(len)[16..len - 16].to_vec()));
+    let (replay, bad_tag) = (Some(Err(Reject::Replay)), Some(Err(Reject::BadTag)));
+    let short = Some(Ok(crate::train(50)[16..34].to_vec()));
+    let expected = [&plain, &plain, &plain, &None, &plain, &bad_tag, &None, &replay, &None, &plain, &short]
+        .map(Clone::clone);
+    assert_eq!(received, expected);
+    for (at, outcome) in received.iter().enumerate().filter(|(_, outcome)| outcome.is_none()) {
+        assert_eq!(train[at * len..][..len], arrived[at], "{outcome:?}: it is as it came");
+    }
+}
+
+#[test]
+fn keys_are_asked_for_once_a_run() {
+    let ((a, b), (c, _)) = (ends(), another());
+    let train = [sealed(&a, 640, 64), sealed(&c, 128, 64), sealed(&a, 64, 64)].concat();
+    let mut asked = Vec::new();
+    TrainOpening::default().prepare(&train, 64, |receiver| {
+        asked.push(receiver);
+        (receiver == b.keys().local_index()).then(|| (PeerIndex::MAX, b.keys().clone()))
+    });
+    let [to_b, to_d] = [b.keys().local_index(), c.keys().remote_index()];
+    assert_eq!(asked, [to_b, to_d, to_d, to_b], "of those that are nobody's each time");
+}
+
+#[test]
+fn a_train_that_nobody_opened_is_as_it_came() {
+    let (a, b) = ends();
+    let mut train = sealed(&a, 640, 64);
+    let before = train.clone();
+    let mut opening = TrainOpening::default();
+    opening.prepare(&train, 64, |_| Some((PeerIndex::MAX, b.keys().clone())));
+    opening.clear();
+    opening.run(&mut train);
+    assert!(opening.is_done() && opening.take_next().is_none());
+    opening.prepare(&train, 64, |_| Some((PeerIndex::MAX, b.keys().clone())));
+    for at in 0..10 {
+        let arrived = opening.take_next().unwrap();
+        assert_eq!((arrived.place, arrived.opened.is_none()), (at * 64..at * 64 + 64, true));
+    }
+    assert_eq!(train, before);
+}
+
 /// Many threads seal with one session's keys; every message arrives, each counter once.
 #[test]
 fn any_thread_may_seal_and_any_may_open() {
@@ -274,6 +361,7 @@ fn what_crosses_threads_may_and_what_may_not_be_copied_cannot() {
     fn is_shared<T: Send + Sync>() {}
     crosses_threads::<encrypt::transport::Lease>();
     crosses_threads::<Leases>();
+    crosses_threads::<TrainOpening>();
     crosses_threads::<Unchecked>();
     crosses_threads::<Fresh>();
     crosses_threads::<KeyPair>();
@@ -309,6 +397,32 @@ proptest! {
         }
         leases.seal(&mut batch, 80);
         prop_assert_eq!(batch, one_by_one);
+    }
+
+    /// Whatever the bytes: each is in one place, in order, and an empty train is one datagram.
+    #[test]
+    fn the_places_of_a_train_are_all_of_it(bytes in prop::collection::vec(0u8..6, 0..2000), stride in 0usize..300) {
+        let (_, b) = ends();
+        let mut train = bytes;
+        for datagram in train.chunks_mut(stride.max(1)).filter(|datagram| datagram.len() >= 8) {
+            if datagram[7] == 0 {
+                datagram[..8].copy_from_slice(&[4, 0, 0, 0, 0x02, 0, 0, 0xb0]);
+            }
+        }
+        let mut opening = TrainOpening::default();
+        opening.prepare(&train, stride, |receiver| {
+            (receiver == b.keys().local_index()).then(|| (PeerIndex::MAX, b.keys().clone()))
+        });
+        opening.run(&mut train);
+        let (mut end, mut count) = (0, 0);
+        while let Some(arrived) = opening.take_next() {
+            prop_assert_eq!(arrived.place.start, end);
+            prop_assert!(arrived.opened.is_none_or(|(_, opened)| opened.is_err()));
+            end = arrived.place.end;
+            count += 1;
+        }
+        let stride = if stride == 0 { train.len().max(1) } else { stride };
+        prop_assert_eq!((end, count), (train.len(), train.len().div_ceil(stride).max(1)));
     }
 
     #[test]

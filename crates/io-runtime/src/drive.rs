@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use encrypt::Identity;
+use encrypt::{Identity, transport::TrainOpening};
 use gso_queue::{DEFAULT_SEGMENTS, GsoQueue, QueueConfig};
 use tunnel_core::{MAX_ICMP_ERROR_LEN, Tunnel, TunnelConfig};
 
@@ -28,7 +28,7 @@ use crate::{
     poller::{Poller, Ready},
     scheduling::Scheduling,
     tun::TunPort,
-    udp::{self, Family, Receiver, Sender, Sockets, UdpSocket},
+    udp::{self, Family, Receiver, Sender, Sockets, Train, UdpSocket},
 };
 
 /// A loop that never sleeps asks the others this often whether they have something: long enough that the
@@ -47,6 +47,8 @@ pub(crate) struct DataPlane<I: Identity, P> {
     /// While the interface is up.
     sender: Option<Sender<UdpSocket>>,
     receiver: Receiver,
+    /// How far the train at hand was opened and taken.
+    opening: TrainOpening,
     poller: Poller,
     alarm: Arc<Alarm>,
     ready: Ready,
@@ -107,6 +109,7 @@ impl<I: Identity, P: TunPort> DataPlane<I, P> {
             }),
             works,
             sender: None,
+            opening: TrainOpening::default(),
             receiver: Receiver::new(features.udp_gro.is_on(), config.mtu, config.batch),
             poller,
             alarm,
@@ -200,14 +203,22 @@ impl<I: Identity, P: TunPort> DataPlane<I, P> {
         Ok(found)
     }
 
-    /// Opens what was received. False if the TUN took no more before the end; the rest stays where it is.
+    /// Opens what was received, train by train, each in place, and takes the datagrams in order. False if the TUN took no more
+    /// before the end; the rest stays where it is.
     fn open_received(&mut self, now: Instant) -> Result<bool, Error> {
-        let Self { tunnel, tun, queue, receiver, counters, .. } = self;
-        while let Some((arrival, datagram)) = receiver.datagram() {
-            let Some(coalescer) = tun.output(now, counters)? else { return Ok(false) };
-            if let Some(packet) = tunnel.receive(datagram, arrival, now, queue) {
-                let pushed = coalescer.push(packet);
-                debug_assert!(pushed.is_ok(), "output() gives a coalescer with room");
+        let Self { tunnel, tun, queue, receiver, opening, counters, .. } = self;
+        while let Some(Train { arrival, bytes, stride }) = receiver.train() {
+            // Unless this is the rest of one.
+            if opening.is_done() {
+                tunnel.prepare(bytes, stride, now, opening);
+                opening.run(bytes);
+            }
+            while !opening.is_done() {
+                let Some(coalescer) = tun.output(now, counters)? else { return Ok(false) };
+                if let Some(packet) = tunnel.commit(bytes, opening, arrival, now, queue) {
+                    let pushed = coalescer.push(packet);
+                    debug_assert!(pushed.is_ok(), "output() gives a coalescer with room");
+                }
             }
             receiver.advance();
         }

@@ -4,7 +4,7 @@ mod common;
 
 use allocation_counter::{CountingAllocator, on_all_threads};
 use common::{Pair, packet, run};
-use io_runtime::{Arrangement, RuntimeConfig};
+use io_runtime::{Arrangement, Backend, RuntimeConfig};
 use tun_device::Offloads;
 
 #[global_allocator]
@@ -19,8 +19,11 @@ fn steady_state_allocates_nothing_per_packet() {
     // The batching channel's wait for the other thread costs a few allocations each time the loop sleeps,
     // however many packets come then. Without the channel there is not even that.
     let allowed = [(Arrangement::Inline, 0), (Arrangement::TunThreads, 16 * u64::from(ROUNDS))];
-    for (arrangement, allowed) in allowed {
-        let config = RuntimeConfig { arrangement, ..RuntimeConfig::default() };
+    let both = [Backend::Native, Backend::Boringtun].map(|backend| allowed.map(|of| (backend, of)));
+    for (backend, (arrangement, allowed)) in
+        both.into_iter().flatten().filter(|(backend, _)| backend.is_built())
+    {
+        let config = RuntimeConfig { arrangement, backend, ..RuntimeConfig::default() };
         run(async {
             let pair = Pair::start(config, Offloads::ALL).await;
             let frames: Vec<Vec<u8>> = (0..ROUND)
@@ -38,7 +41,11 @@ fn steady_state_allocates_nothing_per_packet() {
             assert!(before > 0, "the counter counts");
             (0..ROUNDS).for_each(|_| round());
             let allocated = on_all_threads() - before;
-            assert!(allocated <= allowed, "{arrangement:?}: {allocated} in {} packets", ROUND * ROUNDS);
+            assert!(
+                allocated <= allowed,
+                "{backend:?}, {arrangement:?}: {allocated} in {} packets",
+                ROUND * ROUNDS
+            );
             pair.finish().await;
         });
     }

@@ -13,6 +13,7 @@ mod packets;
 mod peer;
 mod peer_table;
 mod persistent_keepalive;
+mod receive;
 mod routing_loop;
 mod sealing;
 mod shared;

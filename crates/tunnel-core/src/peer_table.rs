@@ -33,6 +33,10 @@ impl<P> PeerTable<P> {
         self.by_key.get(key).copied()
     }
 
+    pub(crate) fn get(&self, index: PeerIndex) -> Option<&P> {
+        self.slots.get(index.get() as usize)?.as_deref()
+    }
+
     pub(crate) fn get_mut(&mut self, index: PeerIndex) -> Option<&mut P> {
         self.slots.get_mut(index.get() as usize)?.as_deref_mut()
     }

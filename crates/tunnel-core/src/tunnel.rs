@@ -6,22 +6,12 @@ use std::{
     time::Instant,
 };
 
-use encrypt::{
-    DATA_HEADER_LEN, Identity, Message, Opened, PeerIndex, PresharedKey, PrivateKey, PublicKey, Reject,
-    Session,
-};
+use encrypt::{Identity, PresharedKey, PrivateKey, PublicKey, transport::TrainOpening};
 use gso_queue::{DatagramSink, Destination, Ecn};
 
 use crate::{
-    Counters, Packets, PeerStatus, Sealing, TunnelConfig,
-    allowed_ips::AllowedIps,
-    control,
-    handshakes::Load,
-    inner::{self, Inner},
-    peer::Peer,
-    peer_table::PeerTable,
-    shared::Shared,
-    unreachable::Answers,
+    Counters, Packets, PeerStatus, Sealing, TunnelConfig, allowed_ips::AllowedIps, control, handshakes::Load,
+    inner::Inner, peer::Peer, peer_table::PeerTable, shared::Shared, unreachable::Answers,
 };
 
 /// How a datagram came in.
@@ -74,6 +64,8 @@ pub struct Tunnel<I: Identity> {
     pub(crate) allowed_ips: AllowedIps,
     pub(crate) shared: Shared,
     pub(crate) load: Load,
+    /// For [`receive_train`](Self::receive_train); kept for what it has allocated.
+    pub(crate) opening: TrainOpening,
     pub(crate) max_peers: usize,
     /// The interface is; see `link`.
     pub(crate) is_up: bool,
@@ -93,6 +85,7 @@ impl<I: Identity> Tunnel<I> {
             allowed_ips: AllowedIps::default(),
             shared: Shared::new(&config),
             load: Load::new(config.handshakes_per_second),
+            opening: TrainOpening::default(),
             max_peers: config.max_peers.min(PeerTable::<Peer<I::Session>>::CAPACITY),
             is_up: true,
             answers: config.icmp_unreachable.then(Answers::default),
@@ -151,40 +144,6 @@ impl<I: Identity> Tunnel<I> {
             }
         }
         Ok(Sent::Taken)
-    }
-
-    /// Takes one UDP datagram, and opens it in place. What is left of its bytes otherwise is worth nothing.
-    ///
-    /// `Some` is an IP packet for the TUN: authenticated, its source checked against the peer's allowed IPs,
-    /// congestion marks folded in. Replies, and packets that waited for the
-    /// session, go into `sink`; what does not fit there is kept for later, within bounds.
-    pub fn receive<'d, S: DatagramSink<Sealing>>(
-        &mut self,
-        datagram: &'d mut [u8],
-        from: Arrival,
-        now: Instant,
-        sink: &mut S,
-    ) -> Option<&'d mut [u8]> {
-        if !self.is_up {
-            self.shared.counters.drops.rx_link_down += 1;
-            return None;
-        }
-        let _ = self.flush_control(now, sink); // if the sink is full, what this datagram causes is kept too
-        if self.identity.is_none() {
-            self.shared.counters.drops.rx_no_private_key += 1;
-            return None;
-        }
-        match Message::parse(datagram) {
-            Ok(Message::Data { receiver, .. }) => self.receive_data(receiver, datagram, from, now, sink),
-            Ok(message) => {
-                self.receive_handshake(message, datagram, from, now, sink);
-                None
-            }
-            Err(reject) => {
-                self.shared.counters.drops.count(reject);
-                None
-            }
-        }
     }
 
     /// Runs every deadline that has passed. Calling it early or often is harmless.
@@ -284,7 +243,7 @@ impl<I: Identity> Tunnel<I> {
     }
 
     /// Appends the control messages that found the sink full.
-    fn flush_control<S: DatagramSink<Sealing>>(
+    pub(crate) fn flush_control<S: DatagramSink<Sealing>>(
         &mut self,
         now: Instant,
         sink: &mut S,
@@ -335,65 +294,6 @@ impl<I: Identity> Tunnel<I> {
             return Err(Sent::Unreachable);
         };
         Ok(Route { peer, ecn: inner.ecn, identity, shared: &mut self.shared })
-    }
-
-    fn receive_data<'d, S: DatagramSink<Sealing>>(
-        &mut self,
-        receiver: u32,
-        datagram: &'d mut [u8],
-        from: Arrival,
-        now: Instant,
-        sink: &mut S,
-    ) -> Option<&'d mut [u8]> {
-        let Self { identity: Some(identity), peers, shared, .. } = self else { return None };
-        let found = identity.peer_of(receiver).and_then(|index| Some((index, peers.get_mut(index)?)));
-        let Some((index, peer)) = found else {
-            shared.counters.drops.rx_no_session += 1;
-            return None;
-        };
-        let opened = match &mut peer.session {
-            Some(session) => session.open(identity, datagram, now),
-            None => Err(Reject::NoSession),
-        };
-        let received = datagram.len();
-        let (packet, confirms) = match opened {
-            Ok(Opened::Packet { len, confirms }) => {
-                (datagram.get_mut(DATA_HEADER_LEN..)?.get_mut(..len), confirms)
-            }
-            Ok(Opened::Keepalive { confirms }) => (None, confirms),
-            Ok(_) => {
-                shared.counters.drops.rx_other += 1;
-                return None;
-            }
-            Err(reject) => {
-                shared.counters.drops.count(reject);
-                return None;
-            }
-        };
-        peer.heard(received, from, confirms, now, shared);
-        shared.counters.traffic.keepalives_received += u64::from(packet.is_none());
-        peer.after_receiving(identity, now, shared, sink);
-        self.accept(index, from.ecn, packet?)
-    }
-
-    /// Checks a decrypted packet and folds the outer congestion mark into it. `None`: dropped and counted.
-    fn accept<'p>(&mut self, from: PeerIndex, outer: Ecn, packet: &'p mut [u8]) -> Option<&'p mut [u8]> {
-        let Counters { drops, traffic } = &mut self.shared.counters;
-        let Some(inner) = Inner::parse(packet) else {
-            drops.rx_not_ip += 1;
-            return None;
-        };
-        if !self.allowed_ips.permits(from, inner.source) {
-            drops.rx_bad_source += 1;
-            return None;
-        }
-        traffic.rx_ce_not_ect += u64::from(outer == Ecn::Ce && inner.ecn == Ecn::NotEct);
-        let ecn = inner::decapsulate_ecn(outer, inner.ecn);
-        if ecn != inner.ecn {
-            inner::set_ecn(packet, ecn);
-        }
-        traffic.rx_packets += 1;
-        packet.get_mut(..inner.len)
     }
 }
 

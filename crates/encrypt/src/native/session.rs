@@ -12,7 +12,7 @@ use crate::{
     REKEY_AFTER_MESSAGES, RESPONSE_LEN, Reject, SealError, Session, SessionConfig, Stamps, TimerAction,
     ip::packet_len,
     timers::{Birth, Content, Due, MAX_JITTER, Timers},
-    transport::{DATA_HEADER_LEN, KeyPair, Leases, TransportKeys},
+    transport::{DATA_HEADER_LEN, KeyPair, Leases, TransportKeys, Unchecked},
 };
 
 #[cfg(all(test, not(loom)))]
@@ -250,10 +250,29 @@ impl Session for NativeSession {
         now: Instant,
     ) -> Result<Opened, Reject> {
         let Message::Data { receiver, .. } = Message::parse(datagram)? else { return Err(Reject::Malformed) };
+        let opened = self.opener(receiver, now).ok_or(Reject::NoSession)?.open(datagram)?;
+        self.commit(identity, datagram, opened, now)
+    }
+
+    #[inline]
+    fn opener(&self, receiver: u32, now: Instant) -> Option<&Arc<TransportKeys>> {
+        let all = [&self.current, &self.previous, &self.next];
+        let keys = all.into_iter().flatten().find(|keys| keys.index() == receiver)?;
+        keys.birth.is_young(now).then(|| keys.pair.keys())
+    }
+
+    #[inline]
+    fn commit(
+        &mut self,
+        identity: &mut NativeIdentity,
+        datagram: &[u8],
+        opened: Unchecked,
+        now: Instant,
+    ) -> Result<Opened, Reject> {
+        let receiver = opened.receiver();
         let all = [&mut self.current, &mut self.previous, &mut self.next];
         let keys = all.into_iter().flatten().find(|keys| keys.index() == receiver);
         let keys = keys.filter(|keys| keys.birth.is_young(now)).ok_or(Reject::NoSession)?;
-        let opened = keys.pair.keys().open(datagram)?;
         let fresh = keys.pair.commit(opened)?;
 
         let confirms = self.next.as_ref().is_some_and(|next| next.index() == receiver);
@@ -264,7 +283,7 @@ impl Session for NativeSession {
             self.timers.received(Content::Keepalive, now);
             return Ok(Opened::Keepalive { confirms });
         }
-        let Some(len) = packet_len(&datagram[fresh.content()]) else {
+        let Some(len) = datagram.get(fresh.content()).and_then(packet_len) else {
             self.timers.received(Content::Keepalive, now);
             return Err(Reject::NotIp);
         };

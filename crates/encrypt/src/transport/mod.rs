@@ -6,6 +6,7 @@
 //! * [`Leases`] are those of a batch that grows datagram by datagram, with whatever sessions' keys, and is sealed as a whole.
 //! * [`TransportKeys::open_train`] authenticates a train in place. What it gives is [`Unchecked`]: authentic, but
 //!   perhaps seen before.
+//! * [`TrainOpening`] does so for a train as it comes from the network, with datagrams of any session and of none.
 //! * [`ReplayWindow::commit`] turns that into [`Fresh`], in order of arrival, on the owner's thread. Nothing may be
 //!   learned from, or done with, a message before that.
 //!
@@ -17,6 +18,7 @@ mod keys;
 mod leases;
 mod opening;
 mod sealing;
+mod train;
 mod window;
 
 pub use self::{
@@ -25,6 +27,7 @@ pub use self::{
     leases::Leases,
     opening::{Fresh, Unchecked},
     sealing::{Lease, TrainError},
+    train::{Arrived, TrainOpening},
     window::ReplayWindow,
 };
 

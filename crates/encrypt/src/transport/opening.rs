@@ -19,6 +19,13 @@ pub struct Unchecked {
     pub(super) len: usize,
 }
 
+impl Unchecked {
+    /// The receiver index that it was sent to.
+    pub(crate) const fn receiver(&self) -> u32 {
+        self.index
+    }
+}
+
 /// An authentic message that was never received before.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use = "a message that was committed is to be delivered"]
@@ -71,7 +78,7 @@ impl TransportKeys {
         });
     }
 
-    fn open_one(&self, cipher: &Cipher, datagram: &mut [u8]) -> Result<Unchecked, Reject> {
+    pub(super) fn open_one(&self, cipher: &Cipher, datagram: &mut [u8]) -> Result<Unchecked, Reject> {
         let Message::Data { receiver, counter } = Message::parse(datagram)? else {
             return Err(Reject::Malformed);
         };

@@ -10,7 +10,7 @@ mod socket;
 mod sys;
 
 pub(crate) use edge::Sockets;
-pub(crate) use receiver::{Receiver, is_refused};
+pub(crate) use receiver::{Receiver, Train, is_refused};
 pub(crate) use sender::{Context, Sender};
 pub(crate) use socket::{Family, SocketOptions, UdpSocket, max_gso_segments};
 pub use socket::{RECV_BUFFER, SEND_BUFFER};

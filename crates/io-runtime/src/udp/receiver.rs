@@ -30,6 +30,14 @@ const HEADROOM: usize = 128;
 /// Receive memory with the default settings, bytes.
 const _: () = assert!(GRO_BUFFER * GRO_BUFFERS <= 512 << 10 && PLAIN_BUFFER * PLAIN_BUFFERS <= 512 << 10);
 
+/// What is in one buffer: datagrams of `stride` bytes, of which the last may be shorter. An empty datagram is one, too.
+#[derive(Debug)]
+pub(crate) struct Train<'a> {
+    pub(crate) arrival: Arrival,
+    pub(crate) bytes: &'a mut [u8],
+    pub(crate) stride: usize,
+}
+
 /// Receive buffers, shared by all sockets, and how far what is in them was taken out.
 #[derive(Debug)]
 pub(crate) struct Receiver {
@@ -43,9 +51,8 @@ pub(crate) struct Receiver {
     plain: Option<PlainCall>,
     /// Buffers filled by the last call.
     filled: usize,
-    /// The next datagram: its buffer, and where it starts.
+    /// The next of them.
     buffer: usize,
-    offset: usize,
 }
 
 impl Receiver {
@@ -62,7 +69,6 @@ impl Receiver {
             plain: None,
             filled: 0,
             buffer: 0,
-            offset: 0,
         };
         receiver.fit_buffers();
         receiver
@@ -82,14 +88,14 @@ impl Receiver {
         }
     }
 
-    /// Fills the buffers from the socket; to be called when [`datagram`](Self::datagram) gives no more. True
+    /// Fills the buffers from the socket; to be called when [`train`](Self::train) gives no more. True
     /// if the socket is drained: wait for it to become readable.
     ///
     /// # Errors
     /// The system call's. [`is_refused`] tells those that it is no use to try again after.
     pub(crate) fn receive(&mut self, socket: &UdpSocket, counters: &mut IoCounters) -> io::Result<bool> {
-        debug_assert!(self.datagram().is_none(), "what was received last is lost");
-        (self.filled, self.buffer, self.offset) = (0, 0, 0);
+        debug_assert!(self.train().is_none(), "what was received last is lost");
+        (self.filled, self.buffer) = (0, 0);
         self.fit_buffers();
         counters.traffic.udp_recv_calls += 1;
         let mut memory = self.memory.chunks_mut(self.buffer_len);
@@ -105,28 +111,18 @@ impl Receiver {
         Ok(self.filled < self.buffers)
     }
 
-    /// The datagram at hand, to be used up, with how it came. `None` when all are taken.
-    pub(crate) fn datagram(&mut self) -> Option<(Arrival, &mut [u8])> {
+    /// The buffer at hand, to be used up, with how it came. `None` when all are taken.
+    pub(crate) fn train(&mut self) -> Option<Train<'_>> {
         let meta = self.meta[..self.filled].get(self.buffer)?;
         let arrival = Arrival { remote: meta.addr, local: meta.dst_ip.filter(can_pin), ecn: ecn(meta.ecn) };
-        let place = self.offset..self.end_of_datagram(meta);
         let memory = &mut self.memory[self.buffer * self.buffer_len..][..self.buffer_len];
-        Some((arrival, &mut memory[place]))
+        let len = meta.len.min(memory.len());
+        Some(Train { arrival, bytes: &mut memory[..len], stride: meta.stride })
     }
 
-    /// Goes on to the next datagram.
+    /// Goes on to the next buffer.
     pub(crate) fn advance(&mut self) {
-        let Some(meta) = self.meta[..self.filled].get(self.buffer) else { return };
-        self.offset = self.end_of_datagram(meta);
-        if self.offset >= meta.len.min(self.buffer_len) {
-            (self.buffer, self.offset) = (self.buffer + 1, 0);
-        }
-    }
-
-    /// All datagrams of a buffer are `stride` bytes long but for the last. An empty one is one, too.
-    fn end_of_datagram(&self, meta: &RecvMeta) -> usize {
-        let end = self.offset + meta.stride.max(1);
-        end.min(meta.len).min(self.buffer_len)
+        self.buffer += 1;
     }
 
     fn count(&self, counters: &mut IoCounters) {
@@ -180,6 +176,7 @@ fn ecn(codepoint: Option<EcnCodepoint>) -> Ecn {
 mod tests {
     use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket as StdSocket};
 
+    use encrypt::transport::TrainOpening;
     use quinn_udp::Transmit;
 
     use super::*;
@@ -195,15 +192,23 @@ mod tests {
         receiver
     }
 
-    fn lengths(buffers: &[(usize, usize)]) -> Vec<usize> {
-        let mut receiver = filled_with(buffers);
-        let mut lengths = Vec::new();
-        while let Some((_, datagram)) = receiver.datagram() {
-            lengths.push(datagram.len());
+    /// All datagrams that there are, as the loop takes them.
+    fn datagrams(receiver: &mut Receiver) -> Vec<(Arrival, Vec<u8>)> {
+        let mut datagrams = Vec::new();
+        let mut opening = TrainOpening::default();
+        while let Some(Train { arrival, bytes, stride }) = receiver.train() {
+            opening.prepare(bytes, stride, |_| None);
+            while let Some(arrived) = opening.take_next() {
+                datagrams.push((arrival, bytes[arrived.place].to_vec()));
+                assert!(datagrams.len() <= 1_000, "it goes on for ever");
+            }
             receiver.advance();
-            assert!(lengths.len() <= 1_000, "it goes on for ever");
         }
-        lengths
+        datagrams
+    }
+
+    fn lengths(buffers: &[(usize, usize)]) -> Vec<usize> {
+        datagrams(&mut filled_with(buffers)).into_iter().map(|(_, datagram)| datagram.len()).collect()
     }
 
     #[test]
@@ -237,7 +242,7 @@ mod tests {
         let receive = |receiver: &mut Receiver, len: usize| {
             sender.send_to(&vec![7; len], (Ipv4Addr::LOCALHOST, sockets.port)).unwrap();
             receiver.receive(&sockets.v4, &mut IoCounters::default()).unwrap();
-            let received = receiver.datagram().unwrap().1.len();
+            let received = receiver.train().unwrap().bytes.len();
             receiver.advance();
             received
         };
@@ -268,12 +273,7 @@ mod tests {
                 let mut receiver = Receiver::new(true, 1_420, GRO_BUFFERS);
                 receiver.plain = is_plain.then(PlainCall::new);
                 assert!(receiver.receive(socket, &mut IoCounters::default()).unwrap(), "drained");
-                let mut told = Vec::new();
-                while let Some((arrival, datagram)) = receiver.datagram() {
-                    told.push((arrival, datagram.to_vec()));
-                    receiver.advance();
-                }
-                told
+                datagrams(&mut receiver)
             });
             let [usual, plain] = &mut told;
             assert_eq!(usual.len(), 4);

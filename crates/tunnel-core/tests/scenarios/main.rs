@@ -27,6 +27,7 @@ mod roaming;
 mod routing_loop;
 mod soak;
 mod source_check;
+mod trains;
 mod under_load;
 mod unreachable;
 mod updates;

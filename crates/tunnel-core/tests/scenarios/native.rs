@@ -4,6 +4,7 @@ use std::{
     cell::{Cell, RefCell},
     collections::BTreeMap,
     net::SocketAddr,
+    sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
@@ -11,7 +12,7 @@ use encrypt::{
     COOKIE_REPLY_LEN, INITIATION_LEN, Identity, MAX_CONTROL_LEN, Opened, PeerIndex, PresharedKey, PrivateKey,
     PublicKey, Reject, SealError, Session, SessionConfig, Stamps, TimerAction,
     native::{Claim, CryptoRng, Environment, NativeIdentity, NativeSession, RngCore},
-    transport::Leases,
+    transport::{Leases, TransportKeys, Unchecked},
 };
 
 use crate::{

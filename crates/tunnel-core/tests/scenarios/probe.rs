@@ -1,13 +1,13 @@
 //! The deterministic backend, observed and steered from outside: per test thread, since a backend is built
 //! by the tunnel itself.
 
-use std::{cell::Cell, net::SocketAddr, time::Instant};
+use std::{cell::Cell, net::SocketAddr, sync::Arc, time::Instant};
 
 use encrypt::{
     COOKIE_REPLY_LEN, INITIATION_LEN, Identity, MAX_CONTROL_LEN, Opened, PeerIndex, PresharedKey, PrivateKey,
     PublicKey, Reject, SealError, Session, SessionConfig, Stamps, TimerAction,
     deterministic::{InsecureClaim, InsecureIdentity, InsecureSession},
-    transport::Leases,
+    transport::{Leases, TransportKeys, Unchecked},
 };
 
 thread_local! {
@@ -150,6 +150,20 @@ macro_rules! as_the_session_within {
 
         fn keep_trying(&mut self, now: Instant) {
             self.called_mut().keep_trying(now);
+        }
+
+        fn opener(&self, receiver: u32, now: Instant) -> Option<&Arc<TransportKeys>> {
+            self.called().opener(receiver, now)
+        }
+
+        fn commit(
+            &mut self,
+            identity: &mut $identity,
+            datagram: &[u8],
+            opened: Unchecked,
+            now: Instant,
+        ) -> Result<Opened, Reject> {
+            self.called_mut().commit(&mut identity.0, datagram, opened, now)
         }
 
         fn wants_rekey(&self) -> bool {
