@@ -26,6 +26,9 @@ use crate::{
 const COMES_BACK_WITHIN: Duration =
     KEEPALIVE_TIMEOUT.saturating_add(REKEY_TIMEOUT.saturating_mul(2)).saturating_add(seconds(1));
 
+/// The longest that a side doubts the session, and tries another, though all is good.
+const SETTLES_WITHIN: Duration = COMES_BACK_WITHIN;
+
 /// A session begins, is renewed, and goes on.
 const STAYS_FOR: Duration = seconds(130);
 
@@ -48,6 +51,9 @@ const GIVEN_UP: Duration = seconds(200);
 
 /// The longest that a datagram is under way.
 const LATEST: Duration = seconds(7);
+
+/// What happens is printed; the time is the end of the step in which it did.
+static IS_TOLD: LazyLock<bool> = LazyLock::new(|| std::env::var_os("VOLLEY_SIMULATION_STORY").is_some());
 
 const YEAR: u64 = 365 * 86_400;
 
@@ -213,6 +219,7 @@ impl Day {
         self.world.try_update(node, update).unwrap();
         self.tell(node);
         self.tally.count("restarts", 1);
+        self.tell_story(|| format!("{node} has restarted"));
     }
 
     fn preshared_key(&mut self) -> Option<[u8; 32]> {
@@ -286,11 +293,13 @@ impl Day {
         self.world.now.saturating_duration_since(*START).hash(&mut self.trace);
         for datagram in mem::take(&mut self.world.wire) {
             (datagram.from, datagram.to.remote, datagram.to.local, &datagram.bytes).hash(&mut self.trace);
+            self.tell_story(|| format!("{datagram:?} {:02x?}", &datagram.bytes[4..12]));
             self.attacker.sees(datagram, &mut self.random);
         }
         for node in [A, B] {
             for packet in mem::take(&mut self.world.nodes[node].delivered) {
                 packet.hash(&mut self.trace);
+                self.tell_story(|| format!("delivered to {node}: {:?}", packet.get(20..24)));
                 self.check(node, &packet);
             }
         }
@@ -328,12 +337,12 @@ impl Day {
         }
         let server = 1 - self.client;
         let senders = self.one_of(&[&[A, B][..], &[self.client], &[server]]).to_vec();
-        if let [alone] = senders[..] {
-            // Its clock is right at last: a peer that remembers later stamps of an earlier run refuses it until then.
-            let right = self.sides[alone].ahead_before.map(|before| before + STAMPS_AHEAD);
-            if let Some(right) = right.filter(|right| self.sides[alone].ahead < *right) {
-                self.set_clock(alone, right);
-            }
+        // The clock of one of them is right at last: a peer that remembers later stamps of an earlier run refuses it until then,
+        // and the attacker can see to it that both remember some.
+        let one = self.one_of(&senders);
+        let right = self.sides[one].ahead_before.map(|before| before + STAMPS_AHEAD);
+        if let Some(right) = right.filter(|right| self.sides[one].ahead < *right) {
+            self.set_clock(one, right);
         }
         if senders.contains(&server) {
             // Else nobody could know where the client is, if its clock is behind or it has nothing to say.
@@ -345,6 +354,7 @@ impl Day {
     }
 
     fn comes_back(&mut self, mut waiting: Vec<usize>) {
+        self.tell_story(|| format!("all is good, and {waiting:?} sends"));
         let began = self.world.now;
         let first = self.serial + 1;
         let senders = waiting.clone();
@@ -364,18 +374,25 @@ impl Day {
         self.tally.back_after = self.world.now - began;
     }
 
-    /// Whatever is sent now arrives.
+    /// Once handshakes that were begun in the bad time are over, whatever is sent arrives. (Where two cross, whoever answers
+    /// lets go of the pair of keys before the last, like the kernel, and a packet that is under way is lost.)
     fn stays(&mut self) {
+        self.talk_for(SETTLES_WITHIN);
         let first = self.serial + 1;
-        let end = self.world.now + STAYS_FOR;
+        self.talk_for(STAYS_FOR);
+        self.drive(seconds(2));
+        let lost: Vec<_> = (first..=self.serial).filter(|serial| !self.delivered.contains(serial)).collect();
+        assert_eq!(lost, [], "of {first}..={}: {}", self.serial, self.drops());
+    }
+
+    /// Both send, once a second.
+    fn talk_for(&mut self, time: Duration) {
+        let end = self.world.now + time;
         while self.world.now < end {
             self.send(A);
             self.send(B);
             self.drive(seconds(1));
         }
-        self.drive(seconds(2));
-        let lost: Vec<_> = (first..=self.serial).filter(|serial| !self.delivered.contains(serial)).collect();
-        assert_eq!(lost, [], "of {first}..={}: {}", self.serial, self.drops());
     }
 
     fn comes_to_rest(&mut self) {
@@ -404,6 +421,12 @@ impl Day {
         let before = allocation_counter::bytes_held_by_this_thread();
         drop(full);
         before - allocation_counter::bytes_held_by_this_thread()
+    }
+
+    fn tell_story(&self, line: impl Fn() -> String) {
+        if *IS_TOLD {
+            println!("{:?} {}", self.world.now.saturating_duration_since(*START), line());
+        }
     }
 
     fn drops(&self) -> String {

@@ -4,7 +4,8 @@
 //! other node sent is delivered, as it was and once; what a tunnel holds stays bounded; and once the network is good and both
 //! agree, the tunnel is back within seconds, loses nothing more, and at last comes to rest.
 //!
-//! `VOLLEY_SIMULATION_SEEDS=10000 cargo test -p tunnel-core --test simulation` for the long run, as in CI.
+//! `VOLLEY_SIMULATION_SEEDS=10000 cargo test -p tunnel-core --test simulation` for the long run, as in CI; with
+//! `VOLLEY_SIMULATION_STORY=1` what happens on a day is printed.
 
 #[path = "../scenarios/native.rs"]
 mod native;
