@@ -68,7 +68,12 @@ fn has_test(text: &str, name: &str) -> bool {
     };
     let attributes = lines[..at].iter().rev().take_while(|line| !line.trim().is_empty());
     let is_marked = attributes.into_iter().any(|line| line.trim() == "#[test]");
-    is_marked || lines.iter().any(|line| line.trim().trim_end_matches(',') == name)
+    let is_listed = |line: &&str| {
+        let mut words = line.split(|character: char| !(character.is_alphanumeric() || character == '_'));
+        let is_list = line.trim().trim_end_matches(',') == name || line.contains('[');
+        is_list && words.any(|word| word == name)
+    };
+    is_marked || lines.iter().any(is_listed)
 }
 
 #[cfg(test)]
@@ -79,11 +84,14 @@ mod tests {
 for_backend!(native, X, [
     listed,
 ]);
+for_backend!(native, X, [alone]);
 
 #[test]
 fn marked() {}
 
 fn listed<I>() {}
+
+fn alone<I>() {}
 
 fn helper() {}
 ";
@@ -99,7 +107,7 @@ fn helper() {}
 
     #[test]
     fn tests_that_exist_are_found_however_they_are_made() {
-        assert!(findings("| a | `x/tests/a.rs::marked`, `::listed` |").is_empty());
+        assert!(findings("| a | `x/tests/a.rs::marked`, `::listed`, `::alone` |").is_empty());
         assert!(has_test("for (name, end) in [\n    (\"no_secret\", End::Removed),\n", "no_secret"));
     }
 
