@@ -83,3 +83,27 @@ fn prefixes_of_a_live_peer_change_without_losing_the_session<I: Identity>() {
     world.send(A, &ping(A, B, 1));
     assert_eq!(crate::world::kinds(&world.intercept(A)), [crate::world::Kind::Data]);
 }
+
+#[test]
+fn a_peer_may_have_130_000_prefixes() {
+    let mut world: World<crate::probe::ProbeIdentity> = World::connected();
+    let prefix = |number: u32| {
+        let [_, high, middle, low] = number.to_be_bytes();
+        add(&format!("172.{}.{middle}.{low}/32", 16 + high))
+    };
+    let mut peer = world.about(B);
+    peer.allowed_ips = (0..130_000).map(prefix).collect();
+    world.update(A, peer);
+    assert_eq!(world.peer(A, B).allowed_ips.len(), 130_002);
+    for to in ["172.16.0.0", "172.17.42.7", "172.17.251.207"] {
+        world.send(A, &packet("10.0.0.1", to, Ecn::NotEct, b"x"));
+        assert_eq!(world.intercept(A).len(), 1, "{to}");
+    }
+    world.send(A, &packet("10.0.0.1", "172.17.251.208", Ecn::NotEct, b"x"));
+    assert_eq!(world.nodes[A].drops(), [("tx_no_route", 1)], "one past the last");
+    let mut gone = world.about(B);
+    gone.remove = true;
+    world.update(A, gone);
+    world.send(A, &packet("10.0.0.1", "172.16.0.0", Ecn::NotEct, b"x"));
+    assert_eq!(world.nodes[A].drops(), [("tx_no_route", 2)]);
+}

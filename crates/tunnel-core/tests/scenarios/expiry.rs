@@ -2,13 +2,14 @@
 
 use encrypt::{Identity, KEEPALIVE_TIMEOUT, REJECT_AFTER_TIME, REKEY_ATTEMPT_TIME, REKEY_TIMEOUT};
 
-use crate::world::{A, B, Kind, World, kinds, on_every_backend, ping, seconds};
+use crate::world::{A, B, Kind, World, kinds, on_every_backend, ping, seconds, serial};
 
 on_every_backend! {
     the_first_packet_after_a_sleep_survives_the_handshake_that_was_under_way,
     an_unanswered_handshake_is_retried_then_given_up_with_what_waited,
     a_packet_right_after_a_handshake_was_given_up_waits_its_turn_and_is_not_lost,
     packets_that_go_on_coming_keep_the_handshake_going,
+    at_the_end_of_a_session_no_packet_is_lost_but_those_under_way,
     a_packet_after_a_long_silence_starts_a_new_session_and_is_not_lost,
     a_peer_that_restarted_is_found_again,
     a_handshake_that_is_given_up_leaves_a_young_session_alone,
@@ -45,6 +46,32 @@ fn a_packet_right_after_a_handshake_was_given_up_waits_its_turn_and_is_not_lost<
         world.send(A, &ping(A, B, 2));
         world.drive(REKEY_TIMEOUT);
         assert_eq!(world.nodes[B].delivered, [ping(A, B, 2)], "{moments} s after");
+    }
+}
+
+/// From both ends, and whoever initiated it: what is under way when the session ends is lost, and nothing else.
+fn at_the_end_of_a_session_no_packet_is_lost_but_those_under_way<I: Identity>() {
+    for (from, to) in [(A, B), (B, A)] {
+        let mut world: World<I> = World::connected();
+        let began = world.now;
+        let under_way = world.intercept(from);
+        assert!(under_way.is_empty());
+        world.now = began + REJECT_AFTER_TIME - std::time::Duration::from_millis(1);
+        world.send(from, &ping(from, to, 1));
+        let late = world.intercept(from).remove(0);
+        world.send(from, &ping(from, to, 2));
+        let in_time = world.intercept(from).remove(0);
+        assert!(world.arrive(to, &in_time.bytes, in_time.arrival()).is_some());
+        world.now = began + REJECT_AFTER_TIME;
+        assert_eq!(world.arrive(to, &late.bytes, late.arrival()), None, "it is too late");
+        for serial in 3..6 {
+            world.send(from, &ping(from, to, serial));
+            world.send(to, &ping(to, from, serial));
+        }
+        world.drive(seconds(6));
+        let serials = |node: usize| world.nodes[node].delivered.iter().map(|packet| serial(packet));
+        assert!(serials(to).eq([2, 3, 4, 5]) && serials(from).eq([3, 4, 5]), "{from}");
+        assert_eq!(world.nodes[to].drops(), [("rx_no_session", 1)]);
     }
 }
 

@@ -12,6 +12,7 @@ on_every_backend![
     set_down_it_is_silent_and_set_up_it_works_again,
     recorded_initiations_stay_refused,
     an_initiation_that_arrives_while_it_is_down_is_not_answered,
+    a_response_that_arrives_while_it_is_down_is_not_confirmed,
 ];
 
 fn set_keepalive<I: Identity>(world: &mut World<I>, interval: u16) {
@@ -88,6 +89,21 @@ fn an_initiation_that_arrives_while_it_is_down_is_not_answered<I: Identity>() {
     assert_eq!(world.sent_by(B), []);
     let endpoint = world.peer(B, A).endpoint;
     assert_eq!(endpoint, None, "nor learned from");
+}
+
+fn a_response_that_arrives_while_it_is_down_is_not_confirmed<I: Identity>() {
+    let mut world: World<I> = World::pair();
+    world.send(A, &ping(A, B, 0));
+    let initiation = world.intercept(A).remove(0);
+    world.arrive(B, &initiation.bytes, initiation.arrival());
+    let response = world.intercept(B).remove(0);
+    link_down(&mut world);
+    world.arrive(A, &response.bytes, response.arrival());
+    link_up(&mut world);
+    world.arrive(A, &response.bytes, response.arrival());
+    assert_eq!(world.intercept(A), [], "nor when it comes after the interface went down and up");
+    assert_eq!(world.peer(A, B).last_handshake, None);
+    assert_eq!(world.nodes[A].drops(), [("tx_link_down", 1), ("rx_no_session", 1), ("rx_link_down", 1)]);
 }
 
 #[test]

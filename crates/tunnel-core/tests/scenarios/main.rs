@@ -20,6 +20,7 @@ mod key_change;
 mod last_handshake;
 mod link;
 mod lossy_network;
+mod nested;
 mod persistent_keepalive;
 mod preshared_key;
 mod rekey;

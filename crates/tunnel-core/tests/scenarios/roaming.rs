@@ -13,6 +13,7 @@ use crate::world::{A, B, Kind, World, on_every_backend, ping, seconds};
 
 on_every_backend! {
     traffic_follows_a_peer_that_moves,
+    traffic_follows_a_peer_to_the_other_family_and_back,
     a_handshake_moves_the_endpoint_too_and_is_answered_where_it_came_from,
     only_authenticated_datagrams_move_the_endpoint,
     replies_leave_from_the_address_that_was_spoken_to,
@@ -39,6 +40,27 @@ fn traffic_follows_a_peer_that_moves<I: Identity>() {
     world.settle();
     assert_eq!(world.nodes[A].delivered, [ping(B, A, 3)]);
     assert_eq!(world.nodes[B].count("endpoints_learned"), 2, "at the handshake, and now");
+}
+
+fn traffic_follows_a_peer_to_the_other_family_and_back<I: Identity>() {
+    let mut world: World<I> = World::connected();
+    let home = world.nodes[A].address;
+    let v6: SocketAddr = "[2001:db8::7]:4000".parse().unwrap();
+    for (serial, address) in [(1, v6), (2, home), (3, v6)] {
+        // A's datagrams come from there, and B's go there.
+        world.send(A, &ping(A, B, serial));
+        let datagram = world.intercept(A).remove(0);
+        assert!(world.arrive(B, &datagram.bytes, Arrival::from(address)).is_some());
+        world.send(B, &ping(B, A, serial));
+        let answer = world.intercept(B).remove(0);
+        assert_eq!(
+            (answer.to.remote, answer.to.local),
+            (address, None),
+            "no source of the other family is kept"
+        );
+        assert!(world.arrive(A, &answer.bytes, answer.arrival()).is_some());
+        assert_eq!(world.peer(B, A).endpoint, Some(address));
+    }
 }
 
 fn a_handshake_moves_the_endpoint_too_and_is_answered_where_it_came_from<I: Identity>() {
