@@ -1,10 +1,13 @@
 //! Packets that were one super-packet are routed together, and each fares as if it had come alone.
 
-use encrypt::Identity;
+use encrypt::{Identity, REJECT_AFTER_MESSAGES, REKEY_TIMEOUT};
 use gso_queue::Ecn;
 use tunnel_core::{Packets, Sent};
 
-use crate::world::{A, B, World, on_every_backend, packet, ping, serial};
+use crate::{
+    probe::{self, ProbeIdentity},
+    world::{A, B, Kind, World, kinds, on_every_backend, packet, ping, serial},
+};
 
 /// The packets of one frame.
 pub(crate) struct Frame {
@@ -72,6 +75,20 @@ fn without_a_session_all_of_a_frame_waits_for_one<I: Identity>() {
 }
 
 type Simple = World<crate::native::Simulated>;
+
+#[test]
+fn a_session_that_ends_in_the_middle_of_a_frame_leaves_the_rest_to_the_next() {
+    let mut world: World<ProbeIdentity> = World::connected();
+    world.drive(REKEY_TIMEOUT);
+    probe::set_messages_sent(REJECT_AFTER_MESSAGES - 2);
+    assert_eq!(world.send_frame(&mut Frame::of((0..5).map(|n| ping(A, B, n)))), Sent::Taken);
+    world.settle();
+    use Kind::{Data, Initiation, Keepalive, Response};
+    let expected = [Data, Data, Initiation, Response, Keepalive, Data, Data, Data];
+    assert_eq!(kinds(&world.wire), expected);
+    assert_eq!(world.nodes[B].delivered, Vec::from_iter((0..5).map(|n| ping(A, B, n))));
+    assert_eq!(world.nodes[A].drops(), []);
+}
 
 #[test]
 fn an_unreachable_packet_stays_at_hand_to_be_answered() {
