@@ -35,8 +35,8 @@ const FONT: &str = "sans-serif";
 const PANEL_WIDTH: i32 = 560;
 const MARGIN: i32 = 16;
 /// Where bars start, and how long the longest one is: names stand before them, figures behind.
-const NAMES: i32 = 170;
-const LONGEST: f64 = 290.0;
+const NAMES: i32 = 200;
+const LONGEST: f64 = 265.0;
 const TITLE_HEIGHT: i32 = 34;
 const HEADING_HEIGHT: i32 = 26;
 const BAR_HEIGHT: i32 = 16;
