@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use encrypt::{Identity, transport::TrainOpening};
+use encrypt::Identity;
 use gso_queue::{DEFAULT_SEGMENTS, GsoQueue, QueueConfig};
 use tunnel_core::{MAX_ICMP_ERROR_LEN, Tunnel, TunnelConfig};
 
@@ -47,8 +47,6 @@ pub(crate) struct DataPlane<I: Identity, P> {
     /// While the interface is up.
     sender: Option<Sender<UdpSocket>>,
     receiver: Receiver,
-    /// How far the train at hand was opened and taken.
-    opening: TrainOpening,
     poller: Poller,
     alarm: Arc<Alarm>,
     ready: Ready,
@@ -109,7 +107,6 @@ impl<I: Identity, P: TunPort> DataPlane<I, P> {
             }),
             works,
             sender: None,
-            opening: TrainOpening::default(),
             receiver: Receiver::new(features.udp_gro.is_on(), config.mtu, config.batch),
             poller,
             alarm,
@@ -144,11 +141,12 @@ impl<I: Identity, P: TunPort> DataPlane<I, P> {
             self.tun.flush(now, &mut self.counters)?;
             self.handle_timeouts(now);
             self.reopen(now);
-            let is_busy = egress == Source::More || ingress == Source::More;
+            let mut is_busy = egress == Source::More || ingress == Source::More;
             match is_busy {
                 true => self.flush(self.works.helpers(), now),
                 false => self.settle(now),
             }
+            is_busy |= ingress != Source::Held && self.works.opened().is_some();
             self.works.check()?;
             if let Some(error) = self.sender.as_mut().and_then(Sender::take_end) {
                 return Err(Error::Send(error.into()));
@@ -174,13 +172,17 @@ impl<I: Identity, P: TunPort> DataPlane<I, P> {
     fn ingress(&mut self, now: Instant) -> Result<Source, Error> {
         let mut found = Source::Drained;
         self.receive_at = None;
-        if !self.open_received(now)? {
+        if !self.deliver(now)? {
             return Ok(Source::Held);
         }
         for family in [Family::V4, Family::V6] {
             let ready = self.ready.socket(family);
             let socket = self.sender.as_ref().and_then(|sender| sender.socket(family));
             let Some(socket) = socket.filter(|_| *ready) else { continue };
+            if !self.receiver.has_buffers() {
+                found = Source::More; // helpers are at all of them
+                continue;
+            }
             match self.receiver.receive(socket, &mut self.counters) {
                 Ok(true) => *ready = false,
                 Ok(false) => found = Source::More,
@@ -196,31 +198,32 @@ impl<I: Identity, P: TunPort> DataPlane<I, P> {
                     self.receive_at = Some(now + RECEIVE_AGAIN);
                 }
             }
-            if !self.open_received(now)? {
+            let left = self.left_while(found);
+            let Self { works, queue, sender, tunnel, receiver, counters, .. } = self;
+            works.open(receiver, left, &mut Outlet { queue, sender, tunnel, counters, now });
+            if !self.deliver(now)? {
                 return Ok(Source::Held);
             }
         }
         Ok(found)
     }
 
-    /// Opens what was received, train by train, each in place, and takes the datagrams in order. False if the TUN took no more
-    /// before the end; the rest stays where it is.
-    fn open_received(&mut self, now: Instant) -> Result<bool, Error> {
-        let Self { tunnel, tun, queue, receiver, opening, counters, .. } = self;
-        while let Some(Train { arrival, bytes, stride }) = receiver.train() {
-            // Unless this is the rest of one.
-            if opening.is_done() {
-                tunnel.prepare(bytes, stride, now, opening);
-                opening.run(bytes);
-            }
-            while !opening.is_done() {
-                let Some(coalescer) = tun.output(now, counters)? else { return Ok(false) };
-                if let Some(packet) = tunnel.commit(bytes, opening, arrival, now, queue) {
-                    let pushed = coalescer.push(packet);
-                    debug_assert!(pushed.is_ok(), "output() gives a coalescer with room");
+    /// Takes what was received and is opened, datagram by datagram, in order. False if the TUN took no more before the end; the
+    /// rest stays where it is.
+    fn deliver(&mut self, now: Instant) -> Result<bool, Error> {
+        let Self { tunnel, tun, queue, works, receiver, counters, .. } = self;
+        while let Some(received) = works.opened() {
+            while let Some(Train { arrival, bytes, opening, .. }) = received.train() {
+                while !opening.is_done() {
+                    let Some(coalescer) = tun.output(now, counters)? else { return Ok(false) };
+                    if let Some(packet) = tunnel.commit(bytes, opening, arrival, now, queue) {
+                        let pushed = coalescer.push(packet);
+                        debug_assert!(pushed.is_ok(), "output() gives a coalescer with room");
+                    }
                 }
+                received.advance();
             }
-            receiver.advance();
+            works.give_back(receiver);
         }
         Ok(true)
     }

@@ -57,6 +57,12 @@ pub struct Arrived {
 }
 
 impl TrainOpening {
+    /// With room for so many datagrams: a train that has no more allocates nothing, whosesoever they are.
+    pub fn with_capacity(datagrams: usize) -> Self {
+        let (runs, outcomes) = (Vec::with_capacity(datagrams), Vec::with_capacity(datagrams));
+        Self { runs, outcomes, ..Self::default() }
+    }
+
     /// Begins with a train of datagrams of `stride` bytes, of which the last may be shorter; a stride of 0 stands for one datagram.
     /// Forgets the train before. `keys_of` tells whose a receiver index is, and the keys that open what is sent to it, if
     /// there are any.

@@ -1,9 +1,11 @@
-//! What the loop shares with its helpers: batches to be finished, in the order in which they will leave.
+//! What the loop shares with its helpers: batches to be finished and trains to be opened, in the order in which they will
+//! leave, or have come.
 //!
-//! Every batch passes through the crew's ring, whoever finishes it; without helpers that is the loop, by the same steps. One ring
+//! All of them pass through the crew's ring, whoever finishes it; without helpers that is the loop, by the same steps. One ring
 //! for all destinations: what was handed over first leaves first.
 
 use std::{
+    collections::VecDeque,
     io,
     sync::Arc,
     time::{Duration, Instant},
@@ -19,7 +21,7 @@ use crate::{
     clock,
     crew::{Crew, Job, Watch},
     scheduling::Scheduling,
-    udp::{self, Sender, UdpSocket},
+    udp::{self, Received, Receiver, Sender, Train, UdpSocket},
 };
 
 /// Outgoing datagrams, with what is left to do to them.
@@ -44,6 +46,7 @@ const PATIENCE: Duration = Duration::from_micros(20);
 /// What a helper may do.
 enum Task {
     Finish(Batch),
+    Open(Box<Received>),
 }
 
 impl Job for Task {
@@ -54,6 +57,7 @@ impl Job for Task {
                 fail_for_a_test(batch);
                 batch.work();
             }
+            Self::Open(received) => received.open(),
         }
     }
 }
@@ -67,6 +71,8 @@ fn fail_for_a_test(batch: &Batch) {
 /// The crew, and what becomes of its jobs.
 pub(super) struct Works {
     crew: Crew<Task>,
+    /// What was received and is opened, in order of arrival.
+    opened: VecDeque<Box<Received>>,
 }
 
 /// What sending needs.
@@ -87,7 +93,7 @@ impl Works {
             sched_batch,
             scheduling: Scheduling::Off(Feature::Disabled),
         };
-        Ok(Self { crew: Crew::start(helpers, JOBS, helper)? })
+        Ok(Self { crew: Crew::start(helpers, JOBS, helper)?, opened: VecDeque::with_capacity(JOBS) })
     }
 
     /// How many jobs may be left to the helpers, if there is other work for the loop.
@@ -122,7 +128,7 @@ impl Works {
         while self.crew.has_room()
             && let Some(batch) = out.queue.pop_closed()
         {
-            self.hand_over(batch);
+            self.hand_over_batch(batch);
         }
     }
 
@@ -135,7 +141,7 @@ impl Works {
             while self.crew.has_room()
                 && let Some(batch) = out.queue.pop_unfinished()
             {
-                self.hand_over(batch);
+                self.hand_over_batch(batch);
             }
             let helps = self.crew.unstarted() > left && self.crew.help();
             if !helps && !self.crew.has_news() {
@@ -167,17 +173,57 @@ impl Works {
         }
     }
 
+    /// Has all opened that was received, but for what helpers are at, and for `left` jobs that they are to begin.
+    pub(super) fn open<I: Identity>(
+        &mut self,
+        receiver: &mut Receiver,
+        left: usize,
+        out: &mut Outlet<'_, I>,
+    ) {
+        while let Some(mut received) = receiver.next() {
+            for Train { bytes, stride, opening, .. } in received.trains() {
+                out.tunnel.prepare(bytes, stride, out.now, opening);
+            }
+            while !self.crew.has_room() && self.check().is_ok() {
+                self.flush(0, out);
+                self.crew.look(PATIENCE);
+            }
+            if !self.crew.has_room() {
+                return; // for good: a helper has panicked, and the loop is about to end
+            }
+            let is_short = received.len() < SHORT;
+            self.hand_over(Task::Open(received), is_short);
+        }
+        self.flush(left, out);
+    }
+
+    /// What was received first, opened.
+    pub(super) fn opened(&mut self) -> Option<&mut Received> {
+        self.opened.front_mut().map(|received| &mut **received)
+    }
+
+    /// It is used up.
+    pub(super) fn give_back(&mut self, receiver: &mut Receiver) {
+        if let Some(received) = self.opened.pop_front() {
+            receiver.give_back(received);
+        }
+    }
+
     fn send_done<I: Identity>(&mut self, out: &mut Outlet<'_, I>) {
         while let Some(task) = self.crew.take() {
             match task {
                 Task::Finish(batch) => out.send(batch),
+                Task::Open(received) => self.opened.push_back(received),
             }
         }
     }
 
-    fn hand_over(&mut self, batch: Batch) {
+    fn hand_over_batch(&mut self, batch: Batch) {
         let is_short = batch.unsent_len() < SHORT;
-        let task = Task::Finish(batch);
+        self.hand_over(Task::Finish(batch), is_short);
+    }
+
+    fn hand_over(&mut self, task: Task, is_short: bool) {
         if is_short { self.crew.push_done(task) } else { self.crew.push(task) }
     }
 }

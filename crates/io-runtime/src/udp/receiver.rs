@@ -1,18 +1,16 @@
 //! Receiving: several buffers per call, several datagrams per buffer.
 
 use std::{
+    collections::VecDeque,
     io::{self, IoSliceMut},
-    net::IpAddr,
 };
 
-use gso_queue::Ecn;
 use nix::libc;
-use quinn_udp::{EcnCodepoint, RecvMeta};
-use tunnel_core::Arrival;
+use quinn_udp::RecvMeta;
 
 use crate::{
     IoCounters,
-    udp::{plain_call::PlainCall, socket::UdpSocket},
+    udp::{plain_call::PlainCall, received::Received, socket::UdpSocket},
 };
 
 /// What one buffer must hold with `UDP_GRO`: a train is never longer than an IP packet.
@@ -20,6 +18,11 @@ const GRO_BUFFER: usize = 65_536;
 /// Buffers per call with `UDP_GRO`. Four trains are the longest step worth taking before their packets go
 /// to the TUN; more only adds latency.
 const GRO_BUFFERS: usize = 4;
+/// Datagrams in a train at most (`UDP_GRO_CNT_MAX` in net/ipv4/udp_offload.c; as many as a GSO send has that was not
+/// segmented on its way).
+const GRO_DATAGRAMS: usize = gso_queue::MAX_SEGMENTS;
+/// Trains that may be under way: two calls' worth, so that some are received while helpers open the others.
+const GRO_TRAINS: usize = 2 * GRO_BUFFERS;
 /// Without it one datagram fills one buffer. Enough for jumbo frames; a longer tunnel MTU makes it more.
 const PLAIN_BUFFER: usize = 9_216;
 /// Buffers per call then: what quinn-udp takes at most.
@@ -28,50 +31,33 @@ const PLAIN_BUFFERS: usize = quinn_udp::BATCH_SIZE;
 const HEADROOM: usize = 128;
 
 /// Receive memory with the default settings, bytes.
-const _: () = assert!(GRO_BUFFER * GRO_BUFFERS <= 512 << 10 && PLAIN_BUFFER * PLAIN_BUFFERS <= 512 << 10);
+const _: () = assert!(GRO_BUFFER * GRO_TRAINS <= 512 << 10 && PLAIN_BUFFER * PLAIN_BUFFERS <= 512 << 10);
 
-/// What is in one buffer: datagrams of `stride` bytes, of which the last may be shorter. An empty datagram is one, too.
-#[derive(Debug)]
-pub(crate) struct Train<'a> {
-    pub(crate) arrival: Arrival,
-    pub(crate) bytes: &'a mut [u8],
-    pub(crate) stride: usize,
-}
-
-/// Receive buffers, shared by all sockets, and how far what is in them was taken out.
+/// Receive buffers, shared by all sockets.
 #[derive(Debug)]
 pub(crate) struct Receiver {
-    memory: Vec<u8>,
-    buffer_len: usize,
-    buffers: usize,
     gro: bool,
     mtu: usize,
+    /// Buffers that one call fills at most.
+    buffers: usize,
+    /// Last in, first out: what was used last is still in the processor's cache.
+    empty: Vec<Box<Received>>,
+    /// In the order of their arrival.
+    filled: VecDeque<Box<Received>>,
     meta: [RecvMeta; quinn_udp::BATCH_SIZE],
     /// In use once recvmmsg(2) was refused.
     plain: Option<PlainCall>,
-    /// Buffers filled by the last call.
-    filled: usize,
-    /// The next of them.
-    buffer: usize,
 }
 
 impl Receiver {
     /// `max_buffers` bounds how many buffers one call fills; 1 is one packet per system call.
     pub(crate) fn new(gro: bool, mtu: usize, max_buffers: usize) -> Self {
-        let buffers = if gro { GRO_BUFFERS } else { PLAIN_BUFFERS };
-        let mut receiver = Self {
-            memory: Vec::new(),
-            buffer_len: 0,
-            buffers: buffers.min(max_buffers.max(1)),
-            gro,
-            mtu,
-            meta: [RecvMeta::default(); quinn_udp::BATCH_SIZE],
-            plain: None,
-            filled: 0,
-            buffer: 0,
-        };
-        receiver.fit_buffers();
-        receiver
+        let buffers = if gro { GRO_BUFFERS } else { PLAIN_BUFFERS }.min(max_buffers.max(1));
+        let (trains, buffers_of_each, datagrams) =
+            if gro { (GRO_TRAINS, 1, GRO_DATAGRAMS) } else { (1, buffers, 1) };
+        let empty = (0..trains).map(|_| Box::new(Received::new(buffers_of_each, datagrams))).collect();
+        let meta = [RecvMeta::default(); quinn_udp::BATCH_SIZE];
+        Self { gro, mtu, buffers, empty, filled: VecDeque::with_capacity(trains), meta, plain: None }
     }
 
     /// Follows the tunnel's MTU, once what was received is taken out.
@@ -79,59 +65,62 @@ impl Receiver {
         self.mtu = mtu;
     }
 
-    fn fit_buffers(&mut self) {
+    fn buffer_len(&self) -> usize {
         let plain = self.mtu.saturating_add(HEADROOM).clamp(PLAIN_BUFFER, GRO_BUFFER);
-        let wanted = if self.gro { GRO_BUFFER } else { plain };
-        if wanted != self.buffer_len {
-            self.buffer_len = wanted;
-            self.memory = vec![0; wanted * self.buffers];
-        }
+        if self.gro { GRO_BUFFER } else { plain }
     }
 
-    /// Fills the buffers from the socket; to be called when [`train`](Self::train) gives no more. True
-    /// if the socket is drained: wait for it to become readable.
+    /// False while all buffers are lent: see [`give_back`](Self::give_back).
+    pub(crate) fn has_buffers(&self) -> bool {
+        !self.empty.is_empty()
+    }
+
+    /// Fills buffers from the socket; [`next`](Self::next) gives them. True if the socket is drained: wait for it to become
+    /// readable.
     ///
     /// # Errors
     /// The system call's. [`is_refused`] tells those that it is no use to try again after.
     pub(crate) fn receive(&mut self, socket: &UdpSocket, counters: &mut IoCounters) -> io::Result<bool> {
-        debug_assert!(self.train().is_none(), "what was received last is lost");
-        (self.filled, self.buffer) = (0, 0);
-        self.fit_buffers();
+        debug_assert!(self.has_buffers(), "a call that has no buffers finds nothing");
         counters.traffic.udp_recv_calls += 1;
-        let mut memory = self.memory.chunks_mut(self.buffer_len);
+        let len = self.buffer_len();
         let mut slices: [IoSliceMut<'_>; quinn_udp::BATCH_SIZE] =
-            std::array::from_fn(|_| IoSliceMut::new(memory.next().unwrap_or_default()));
-        match recv(socket, &mut slices[..self.buffers], &mut self.meta, &mut self.plain) {
-            Ok(filled) => self.filled = filled,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            std::array::from_fn(|_| IoSliceMut::new(&mut []));
+        let memory = self.empty.iter_mut().rev().flat_map(|empty| empty.buffers_mut(len)).take(self.buffers);
+        let offered =
+            slices.iter_mut().zip(memory).map(|(slice, memory)| *slice = IoSliceMut::new(memory)).count();
+        let filled = match recv(socket, &mut slices[..offered], &mut self.meta, &mut self.plain) {
+            Ok(filled) => filled,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
             Err(error) => return Err(error),
+        };
+        let meta = &self.meta[..filled];
+        count(meta, counters);
+        for meta in meta.chunks(if self.gro { 1 } else { self.buffers }) {
+            let Some(mut received) = self.empty.pop() else { break };
+            received.fill(meta);
+            self.filled.push_back(received);
         }
-        self.count(counters);
         // A call that left room has seen the socket empty, and readiness is edge-triggered.
-        Ok(self.filled < self.buffers)
+        Ok(filled < offered)
     }
 
-    /// The buffer at hand, to be used up, with how it came. `None` when all are taken.
-    pub(crate) fn train(&mut self) -> Option<Train<'_>> {
-        let meta = self.meta[..self.filled].get(self.buffer)?;
-        let arrival = Arrival { remote: meta.addr, local: meta.dst_ip.filter(can_pin), ecn: ecn(meta.ecn) };
-        let memory = &mut self.memory[self.buffer * self.buffer_len..][..self.buffer_len];
-        let len = meta.len.min(memory.len());
-        Some(Train { arrival, bytes: &mut memory[..len], stride: meta.stride })
+    /// What was received first. To be given back.
+    pub(crate) fn next(&mut self) -> Option<Box<Received>> {
+        self.filled.pop_front()
     }
 
-    /// Goes on to the next buffer.
-    pub(crate) fn advance(&mut self) {
-        self.buffer += 1;
+    pub(crate) fn give_back(&mut self, received: Box<Received>) {
+        self.empty.push(received);
     }
+}
 
-    fn count(&self, counters: &mut IoCounters) {
-        for meta in &self.meta[..self.filled] {
-            let datagrams = meta.len.div_ceil(meta.stride.max(1)).max(1);
-            counters.recv_batches.record(datagrams);
-            counters.traffic.udp_datagrams_received += datagrams as u64;
-            counters.traffic.udp_bytes_received += meta.len as u64;
-        }
+fn count(filled: &[RecvMeta], counters: &mut IoCounters) {
+    for meta in filled {
+        let datagrams = meta.len.div_ceil(meta.stride.max(1)).max(1);
+        counters.recv_batches.record(datagrams);
+        counters.traffic.udp_datagrams_received += datagrams as u64;
+        counters.traffic.udp_bytes_received += meta.len as u64;
     }
 }
 
@@ -162,71 +151,27 @@ pub(crate) fn is_refused(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EPERM | libc::EACCES))
 }
 
-/// Replies must not be pinned to an address that no datagram may leave from.
-fn can_pin(local: &IpAddr) -> bool {
-    let is_broadcast = matches!(local, IpAddr::V4(v4) if v4.is_broadcast());
-    !local.is_multicast() && !local.is_unspecified() && !is_broadcast
-}
-
-fn ecn(codepoint: Option<EcnCodepoint>) -> Ecn {
-    codepoint.map_or(Ecn::NotEct, |codepoint| Ecn::from_bits(codepoint as u8))
-}
-
 #[cfg(test)]
 mod tests {
     use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket as StdSocket};
 
-    use encrypt::transport::TrainOpening;
-    use quinn_udp::Transmit;
+    use gso_queue::Ecn;
+    use quinn_udp::{EcnCodepoint, Transmit};
+    use tunnel_core::Arrival;
 
     use super::*;
     use crate::udp::{SEND_BUFFER, SocketOptions, Sockets, socket::DatagramSocket as _};
 
-    /// A receiver whose buffers hold so many bytes, in datagrams of that stride.
-    fn filled_with(buffers: &[(usize, usize)]) -> Receiver {
-        let mut receiver = Receiver::new(true, 1_420, GRO_BUFFERS);
-        for (meta, (len, stride)) in receiver.meta.iter_mut().zip(buffers) {
-            (meta.len, meta.stride) = (*len, *stride);
-        }
-        receiver.filled = buffers.len();
-        receiver
-    }
-
-    /// All datagrams that there are, as the loop takes them.
     fn datagrams(receiver: &mut Receiver) -> Vec<(Arrival, Vec<u8>)> {
         let mut datagrams = Vec::new();
-        let mut opening = TrainOpening::default();
-        while let Some(Train { arrival, bytes, stride }) = receiver.train() {
-            opening.prepare(bytes, stride, |_| None);
-            while let Some(arrived) = opening.take_next() {
-                datagrams.push((arrival, bytes[arrived.place].to_vec()));
-                assert!(datagrams.len() <= 1_000, "it goes on for ever");
+        while let Some(mut received) = receiver.next() {
+            for train in received.trains() {
+                let datagram = |bytes: &[u8]| (train.arrival, bytes.to_vec());
+                datagrams.extend(train.bytes.chunks(train.stride).map(datagram));
             }
-            receiver.advance();
+            receiver.give_back(received);
         }
         datagrams
-    }
-
-    fn lengths(buffers: &[(usize, usize)]) -> Vec<usize> {
-        datagrams(&mut filled_with(buffers)).into_iter().map(|(_, datagram)| datagram.len()).collect()
-    }
-
-    #[test]
-    fn gro_buffers_split_at_every_stride() {
-        assert_eq!(lengths(&[(250, 100)]), [100, 100, 50]);
-        assert_eq!(lengths(&[(200, 100), (50, 100)]), [100, 100, 50]);
-        assert_eq!(lengths(&[(128, 1)]).len(), 128);
-        assert_eq!(lengths(&[]), []);
-    }
-
-    #[test]
-    fn an_empty_datagram_is_one_datagram() {
-        assert_eq!(lengths(&[(0, 0), (0, 100), (10, 10)]), [0, 0, 10]);
-    }
-
-    #[test]
-    fn impossible_lengths_stay_inside_the_buffer() {
-        assert_eq!(lengths(&[(GRO_BUFFER + 1, 60_000)]), [60_000, GRO_BUFFER - 60_000]);
     }
 
     fn sockets() -> Sockets {
@@ -242,16 +187,35 @@ mod tests {
         let receive = |receiver: &mut Receiver, len: usize| {
             sender.send_to(&vec![7; len], (Ipv4Addr::LOCALHOST, sockets.port)).unwrap();
             receiver.receive(&sockets.v4, &mut IoCounters::default()).unwrap();
-            let received = receiver.train().unwrap().bytes.len();
-            receiver.advance();
-            received
+            datagrams(receiver)[0].1.len()
         };
         assert_eq!(receive(&mut receiver, PLAIN_BUFFER), PLAIN_BUFFER);
         for mtu in [20_000, 65_000, 1_420] {
             receiver.set_mtu(mtu);
             assert_eq!(receive(&mut receiver, mtu + 32), mtu + 32);
         }
-        assert_eq!(receiver.memory.len(), PLAIN_BUFFER * PLAIN_BUFFERS, "what is not needed is given back");
+        let len = receiver.buffer_len();
+        let memory: usize = receiver.empty[0].buffers_mut(len).map(|buffer| buffer.len()).sum();
+        assert_eq!(memory, PLAIN_BUFFER * PLAIN_BUFFERS, "what is not needed is given back");
+    }
+
+    #[test]
+    fn what_is_lent_is_not_received_into_and_nothing_is_lost_for_it() {
+        let sockets = sockets();
+        let mut receiver = Receiver::new(true, 1_420, GRO_BUFFERS);
+        let sender = StdSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let mut lent = Vec::new();
+        let mut sent = 0;
+        while receiver.has_buffers() {
+            // No two make a train: they differ in length, upwards.
+            sender.send_to(&vec![7; 100 + sent], (Ipv4Addr::LOCALHOST, sockets.port)).unwrap();
+            sent += 1;
+            receiver.receive(&sockets.v4, &mut IoCounters::default()).unwrap();
+            lent.extend(std::iter::from_fn(|| receiver.next()));
+        }
+        assert_eq!((sent, lent.len()), (GRO_TRAINS, GRO_TRAINS));
+        let lengths = lent.iter_mut().map(|received| received.train().unwrap().bytes.len());
+        assert!(lengths.eq((0..GRO_TRAINS).map(|i| 100 + i)));
     }
 
     #[test]
@@ -280,14 +244,5 @@ mod tests {
             assert_eq!(usual, plain);
             assert_eq!(usual[0].0.ecn, Ecn::Ect1);
         }
-    }
-
-    #[test]
-    fn replies_are_not_pinned_to_addresses_that_nothing_leaves_from() {
-        for address in ["224.0.0.1", "255.255.255.255", "0.0.0.0", "ff02::1", "::"] {
-            assert!(!can_pin(&address.parse().unwrap()), "{address}");
-        }
-        assert!(can_pin(&"192.0.2.1".parse().unwrap()));
-        assert!(can_pin(&"fe80::1".parse().unwrap()));
     }
 }
