@@ -35,6 +35,10 @@ use crate::{
 /// question costs next to nothing, short beside a wake-up.
 const LOOK_AGAIN: Duration = Duration::from_micros(100);
 
+/// What one socket gives in one turn, as bytes of [`Receiver::last_cost`]: four full trains. More would make what leaves wait behind
+/// what arrives. Lone datagrams are taken by the hundred: a flood of them must not push the packets out of the socket's buffer.
+const INGRESS_COST: usize = 256 << 10;
+
 /// Pause after a receive that failed: the socket may still have what it had, and does not say so again.
 const RECEIVE_AGAIN: Duration = Duration::from_millis(1);
 
@@ -168,7 +172,7 @@ impl<I: Identity, P: TunPort> DataPlane<I, P> {
         self.tun.close()
     }
 
-    /// UDP → tunnel → coalescer: one call's worth of each socket.
+    /// UDP → tunnel → coalescer: of each socket what it has, up to the turn's share.
     fn ingress(&mut self, now: Instant) -> Result<Source, Error> {
         let mut found = Source::Drained;
         self.receive_at = None;
@@ -176,33 +180,39 @@ impl<I: Identity, P: TunPort> DataPlane<I, P> {
             return Ok(Source::Held);
         }
         for family in [Family::V4, Family::V6] {
-            let ready = self.ready.socket(family);
-            let socket = self.sender.as_ref().and_then(|sender| sender.socket(family));
-            let Some(socket) = socket.filter(|_| *ready) else { continue };
-            if !self.receiver.has_buffers() {
-                found = Source::More; // helpers are at all of them
-                continue;
-            }
-            match self.receiver.receive(socket, &mut self.counters) {
-                Ok(true) => *ready = false,
-                Ok(false) => found = Source::More,
-                Err(error) if udp::is_refused(&error) => return Err(Error::Receive(error.into())),
-                Err(error) => {
-                    if self.counters.traffic.udp_recv_errors == 0 {
-                        tracing::warn!(
-                            ?family,
-                            "a UDP receive failed: {error}; others are counted, and not told"
-                        );
-                    }
-                    self.counters.traffic.udp_recv_errors += 1;
-                    self.receive_at = Some(now + RECEIVE_AGAIN);
+            let mut taken = 0;
+            while *self.ready.socket(family) {
+                let socket = self.sender.as_ref().and_then(|sender| sender.socket(family));
+                let Some(socket) = socket else { break };
+                // Otherwise helpers are at all of them.
+                let has_room = self.receiver.has_buffers();
+                if taken >= INGRESS_COST || !has_room {
+                    found = Source::More;
+                    break;
                 }
-            }
-            let left = self.left_while(found);
-            let Self { works, queue, sender, tunnel, receiver, counters, .. } = self;
-            works.open(receiver, left, &mut Outlet { queue, sender, tunnel, counters, now });
-            if !self.deliver(now)? {
-                return Ok(Source::Held);
+                match self.receiver.receive(socket, &mut self.counters) {
+                    Ok(drained) => *self.ready.socket(family) = !drained,
+                    Err(error) if udp::is_refused(&error) => return Err(Error::Receive(error.into())),
+                    Err(error) => {
+                        if self.counters.traffic.udp_recv_errors == 0 {
+                            tracing::warn!(
+                                ?family,
+                                "a UDP receive failed: {error}; others are counted, and not told"
+                            );
+                        }
+                        self.counters.traffic.udp_recv_errors += 1;
+                        self.receive_at = Some(now + RECEIVE_AGAIN);
+                        break;
+                    }
+                }
+                taken += self.receiver.last_cost();
+                let more = if *self.ready.socket(family) { Source::More } else { found };
+                let left = self.left_while(more);
+                let Self { works, queue, sender, tunnel, receiver, counters, .. } = self;
+                works.open(receiver, left, &mut Outlet { queue, sender, tunnel, counters, now });
+                if !self.deliver(now)? {
+                    return Ok(Source::Held);
+                }
             }
         }
         Ok(found)

@@ -115,8 +115,12 @@ counters! {
         rx_replayed_handshake,
         /// rx: a handshake within 20 ms of the peer's last one.
         rx_handshake_too_soon,
-        /// rx: refused because we are under load.
+        /// rx: a handshake of a sender without a cookie while we are under load: it was given one.
         rx_under_load,
+        /// rx: a handshake past what its address, though proven, may have computed in a second under load.
+        rx_handshake_rate,
+        /// rx: a handshake that found the backlog full, or made room in it for another.
+        rx_handshake_backlog_full,
         /// rx: authenticated content that is no IP packet.
         rx_not_ip,
         /// rx: an inner source address that is not in the peer's allowed IPs.

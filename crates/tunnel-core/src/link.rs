@@ -13,6 +13,7 @@ impl<I: Identity> Tunnel<I> {
     /// what may be changed by [`update`](Self::update). As in the kernel. A new tunnel is up.
     pub fn link_down(&mut self, now: Instant) {
         self.is_up = false;
+        self.shared.counters.drops.rx_link_down += self.handshakes.clear();
         for peer in self.peers.values_mut() {
             self.shared.control.forget(peer.index);
             peer.link_down(self.identity.as_mut(), now, &mut self.shared);

@@ -12,6 +12,7 @@ use tracing::{debug, trace};
 use crate::{
     Arrival, Packets, Sealing, Sent, SinkFull,
     deadlines::Scheduled,
+    handshakes::Cost,
     inner::{self, Inner},
     persistent_keepalive::PersistentKeepalive,
     routing_loop::OwnDatagrams,
@@ -41,10 +42,12 @@ pub(crate) struct Peer<S> {
     stamps: Stamps,
     pub(crate) waiting: WaitingQueue,
     pub(crate) scheduled: Scheduled,
-    /// A full sink interrupted this peer's timers or its waiting packets.
+    /// A full sink or a spent budget interrupted this peer's timers or its waiting packets.
     undone: bool,
     /// Serial number, in order of creation.
     pub(crate) created: u64,
+    /// When an initiation of the peer was answered last.
+    pub(crate) answered: Option<Instant>,
     pub(crate) last_handshake: Option<Instant>,
     pub(crate) tx_bytes: u64,
     pub(crate) rx_bytes: u64,
@@ -74,6 +77,7 @@ impl<S: Session> Peer<S> {
             scheduled: Scheduled::default(),
             undone: false,
             created,
+            answered: None,
             last_handshake: None,
             tx_bytes: 0,
             rx_bytes: 0,
@@ -107,9 +111,11 @@ impl<S: Session> Peer<S> {
                 return Ok(Sent::Taken);
             }
         }
-        self.ensure_session(identity, now);
-        // After a pause (a laptop that slept), a handshake given up long ago must not take these packets along.
-        self.run_session_timers(identity, now, shared, sink)?;
+        if shared.budget.is_left(now) {
+            self.ensure_session(identity, now);
+            // After a pause (a laptop that slept), a handshake given up long ago must not take these packets along.
+            self.run_session_timers(identity, now, shared, sink)?;
+        }
         self.initiate(identity, now, shared, sink)?;
         if let Some(session) = &mut self.session {
             session.keep_trying(now);
@@ -249,12 +255,14 @@ impl<S: Session> Peer<S> {
             let mut out = [0; MAX_CONTROL_LEN];
             match session.handle_timeout(identity, &mut out, now) {
                 TimerAction::Send { len, initiation } => {
+                    shared.budget.spend(if initiation { Cost::INITIATION } else { Cost::KEEPALIVE });
                     let traffic = &mut shared.counters.traffic;
                     traffic.initiations_sent += u64::from(initiation);
                     traffic.keepalives_sent += u64::from(!initiation);
                     self.send_control(&out[..len], now, shared, sink)?;
                 }
                 TimerAction::SendUnheard { len } => {
+                    shared.budget.spend(Cost::INITIATION);
                     shared.counters.traffic.initiations_sent += 1;
                     self.forget_source();
                     self.send_control(&out[..len], now, shared, sink)?;
@@ -280,6 +288,7 @@ impl<S: Session> Peer<S> {
             && self.is_live()
             && let Sealed::Sent = self.seal(&[], endpoint, now, sink)?
         {
+            shared.budget.spend(Cost::KEEPALIVE);
             shared.counters.traffic.keepalives_sent += 1;
             self.count_sent_bytes(DATA_OVERHEAD, shared);
             return Ok(());
@@ -319,7 +328,8 @@ impl<S: Session> Peer<S> {
         Ok(())
     }
 
-    /// Starts a handshake, unless one is under way.
+    /// Starts a handshake, unless one is under way. If this turn's budget is spent, that is left to
+    /// [`handle_timeout`](Self::handle_timeout), which is due: for as long as packets wait.
     ///
     /// # Errors
     /// The sink is full; no handshake was started.
@@ -330,10 +340,16 @@ impl<S: Session> Peer<S> {
         shared: &mut Shared,
         sink: &mut K,
     ) -> Result<(), SinkFull> {
-        let (Some(endpoint), Some(session)) = (self.endpoint, &mut self.session) else { return Ok(()) };
-        if session.is_initiating() {
+        let Some(endpoint) = self.endpoint else { return Ok(()) };
+        if self.session.as_ref().is_some_and(S::is_initiating) {
             return Ok(());
         }
+        if !shared.budget.is_left(now) {
+            self.undone = true;
+            self.look_at(now, shared);
+            return Ok(());
+        }
+        let Some(session) = &mut self.session else { return Ok(()) };
         let appended = sink.append(endpoint, INITIATION_LEN, |slot| {
             let out = slot.bytes.as_mut_array::<INITIATION_LEN>().ok_or(NotNow)?;
             session.initiate(identity, out, now).map(|_| self.own_datagrams.written(out)).ok_or(NotNow)
@@ -346,6 +362,7 @@ impl<S: Session> Peer<S> {
                 return Ok(());
             }
         }
+        shared.budget.spend(Cost::INITIATION);
         self.keepalive.restart(now);
         shared.counters.traffic.initiations_sent += 1;
         self.count_sent_bytes(INITIATION_LEN, shared);
@@ -528,6 +545,7 @@ impl<S: Session> Peer<S> {
 
     fn count_sent_packet(&mut self, plaintext_len: usize, shared: &mut Shared) {
         shared.counters.traffic.tx_packets += 1;
+        shared.budget.carried(1, plaintext_len);
         self.count_sent_bytes(plaintext_len + DATA_OVERHEAD, shared);
     }
 

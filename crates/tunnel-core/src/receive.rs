@@ -136,6 +136,7 @@ impl<I: Identity> Tunnel<I> {
             None => Err(Reject::NoSession),
         };
         let received = datagram.len();
+        shared.budget.carried(1, received);
         let (packet, confirms) = match opened {
             Ok(Opened::Packet { len, confirms }) => {
                 (datagram.get_mut(DATA_HEADER_LEN..)?.get_mut(..len), confirms)

@@ -3,7 +3,7 @@
 //! WireGuard, too, sends nothing to an endpoint whose route leads into its own interface.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map::Entry},
     net::{IpAddr, SocketAddr},
 };
 
@@ -11,6 +11,7 @@ use encrypt::{Identity, PeerIndex};
 
 use crate::{
     Tunnel,
+    handshakes::Source,
     inner::{IPV4_HEADER_LEN, IPV6_HEADER_LEN, Inner},
 };
 
@@ -34,6 +35,8 @@ pub(crate) struct OwnDatagrams {
 #[derive(Debug, Default)]
 pub(crate) struct Endpoints {
     peers: HashMap<(IpAddr, u16), PeerIndex>,
+    /// How many peers each address has.
+    addresses: HashMap<Source, u32>,
     /// What names the fragments of a datagram of ours whose first one came back.
     fragments: Option<(IpAddr, u32)>,
 }
@@ -81,7 +84,20 @@ impl Endpoints {
         }
         if let Some(now) = now {
             self.peers.insert(key(now), peer);
+            *self.addresses.entry(now.ip().into()).or_default() += 1;
         }
+        let left = before.map(|before| Source::from(before.ip()));
+        if let Some(Entry::Occupied(mut count)) = left.map(|left| self.addresses.entry(left)) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
+    }
+
+    /// Whether peers are at this address, or in its network of 64 bits.
+    pub(crate) fn are_at(&self, address: IpAddr) -> bool {
+        self.addresses.contains_key(&address.into())
     }
 }
 

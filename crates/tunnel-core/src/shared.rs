@@ -9,6 +9,7 @@ use crate::{
     Counters, Sealing, SinkFull, TunnelConfig,
     control::{self, ControlMessage, ControlQueue},
     deadlines::Deadlines,
+    handshakes::Budget,
     routing_loop::Endpoints,
     waiting::WaitingBudget,
 };
@@ -24,6 +25,10 @@ pub(crate) struct Shared {
     pub(crate) waiting: WaitingBudget,
     pub(crate) control: ControlQueue,
     pub(crate) endpoints: Endpoints,
+    /// What handshakes and timers may cost in this turn.
+    pub(crate) budget: Budget,
+    /// Deadlines that had passed were left for the next turn.
+    pub(crate) timers_wait: bool,
     /// Where packets are padded, when they must be.
     pub(crate) scratch: Vec<u8>,
     /// The sink was full: not worth trying before this.
@@ -44,6 +49,8 @@ impl Shared {
             },
             control: ControlQueue::default(),
             endpoints: Endpoints::default(),
+            budget: Budget::default(),
+            timers_wait: false,
             scratch: Vec::new(),
             hold_until: None,
         }
@@ -75,18 +82,25 @@ impl Shared {
         self.hold_until = Some(now + SINK_RETRY);
     }
 
+    /// Whether the sink was full, and is to be left alone.
+    pub(crate) const fn is_held(&self) -> bool {
+        self.hold_until.is_some()
+    }
+
     /// Tries the sink again.
     pub(crate) fn release(&mut self) {
         self.hold_until = None;
     }
 
-    /// When there is something to do next.
-    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+    /// When there is something to do next. `handshakes_wait`: in the next turn.
+    pub(crate) fn next_deadline(&self, handshakes_wait: bool) -> Option<Instant> {
+        let next_turn = self.budget.next_turn();
         let kept = if self.control.is_empty() { None } else { self.hold_until };
-        let next = match (self.deadlines.next(), kept) {
-            (Some(deadline), Some(kept)) => deadline.min(kept),
-            (deadline, kept) => deadline.or(kept)?,
-        };
+        let timers = self.deadlines.next();
+        // Those that have passed wait for the budget, if there is none left.
+        let timers = if self.budget.left() > 0 { timers } else { timers.max(timers.and(next_turn)) };
+        let handshakes = next_turn.filter(|_| handshakes_wait);
+        let next = [timers, kept, handshakes].into_iter().flatten().min()?;
         Some(self.hold_until.map_or(next, |hold| next.max(hold)))
     }
 }

@@ -10,8 +10,15 @@ use encrypt::{Identity, PresharedKey, PrivateKey, PublicKey, transport::TrainOpe
 use gso_queue::{DatagramSink, Destination, Ecn};
 
 use crate::{
-    Counters, Packets, PeerStatus, Sealing, TunnelConfig, allowed_ips::AllowedIps, control, handshakes::Load,
-    inner::Inner, peer::Peer, peer_table::PeerTable, shared::Shared, unreachable::Answers,
+    Counters, Packets, PeerStatus, Sealing, TunnelConfig,
+    allowed_ips::AllowedIps,
+    control,
+    handshakes::{Cost, Handshakes},
+    inner::Inner,
+    peer::Peer,
+    peer_table::PeerTable,
+    shared::Shared,
+    unreachable::Answers,
 };
 
 /// How a datagram came in.
@@ -63,7 +70,7 @@ pub struct Tunnel<I: Identity> {
     pub(crate) peers: PeerTable<Peer<I::Session>>,
     pub(crate) allowed_ips: AllowedIps,
     pub(crate) shared: Shared,
-    pub(crate) load: Load,
+    pub(crate) handshakes: Handshakes,
     /// For [`receive_train`](Self::receive_train); kept for what it has allocated.
     pub(crate) opening: TrainOpening,
     pub(crate) max_peers: usize,
@@ -84,7 +91,7 @@ impl<I: Identity> Tunnel<I> {
             peers: PeerTable::new(),
             allowed_ips: AllowedIps::default(),
             shared: Shared::new(&config),
-            load: Load::new(config.handshakes_per_second),
+            handshakes: Handshakes::new(config.handshake_backlog),
             opening: TrainOpening::default(),
             max_peers: config.max_peers.min(PeerTable::<Peer<I::Session>>::CAPACITY),
             is_up: true,
@@ -146,7 +153,8 @@ impl<I: Identity> Tunnel<I> {
         Ok(Sent::Taken)
     }
 
-    /// Runs every deadline that has passed. Calling it early or often is harmless.
+    /// Runs deadlines that have passed and handshakes that wait, as far as this turn's budget goes: a turn is one value of `now`,
+    /// and [`poll_timeout`](Self::poll_timeout) tells when the next may begin. Calling it early or often is harmless.
     pub fn handle_timeout<S: DatagramSink<Sealing>>(&mut self, now: Instant, sink: &mut S) {
         if !self.is_up {
             return;
@@ -155,21 +163,52 @@ impl<I: Identity> Tunnel<I> {
         if self.flush_control(now, sink).is_err() {
             return;
         }
+        self.shared.budget.at(now);
+        // Half of it for one, all that is left for the other, and who is first changes: neither can hold the other up.
+        let half = self.shared.budget.left() / 2;
+        let timers_first = self.shared.budget.alternate();
+        if !timers_first {
+            self.work_off(half, now, sink);
+        }
+        let floor = if timers_first { half } else { 0 };
+        if self.run_timers(floor, now, sink).is_err() {
+            return;
+        }
+        self.work_off(0, now, sink);
+        let _ = self.run_timers(0, now, sink); // if the sink is full, they are tried again
+    }
+
+    /// Runs deadlines that have passed, while more than `floor` of the budget is left.
+    ///
+    /// # Errors
+    /// The sink is full.
+    fn run_timers<S: DatagramSink<Sealing>>(
+        &mut self,
+        floor: i64,
+        now: Instant,
+        sink: &mut S,
+    ) -> Result<(), SinkFull> {
         while let Some(index) = self.shared.deadlines.due(now) {
+            self.shared.timers_wait = self.shared.budget.left() <= floor;
+            if self.shared.timers_wait {
+                return Ok(());
+            }
             let (Some(peer), Some(identity)) = (self.peers.get_mut(index), &mut self.identity) else {
                 debug_assert!(false, "only peers that are there, and only with a key, have deadlines");
-                return;
+                return Ok(());
             };
-            if peer.handle_timeout(identity, now, &mut self.shared, sink).is_err() {
-                return;
-            }
+            let ran = peer.handle_timeout(identity, now, &mut self.shared, sink);
+            self.shared.budget.spend(Cost::TIMERS);
+            ran?;
         }
+        self.shared.timers_wait = false;
+        Ok(())
     }
 
     /// When to call [`handle_timeout`](Self::handle_timeout) next; `None` when nothing is pending. Ask
     /// again after every call that takes `now`.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.is_up.then(|| self.shared.next_deadline()).flatten()
+        self.is_up.then(|| self.shared.next_deadline(self.handshakes.are_waiting())).flatten()
     }
 
     /// The send to `destination` failed because its pinned local address is no longer ours: stop

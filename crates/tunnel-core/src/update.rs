@@ -122,6 +122,8 @@ impl<I: Identity> Tunnel<I> {
                 peer.shut_down(self.identity.as_mut(), now, &mut self.shared);
             }
         }
+        // They are for the old key.
+        self.shared.counters.drops.rx_bad_mac += self.handshakes.clear();
         self.identity = identity;
         self.private_key = private_key;
     }

@@ -68,6 +68,8 @@ impl Report {
         if let Some(rate) = beside.flood {
             add("messages a second, thousands", rate / 1e3);
         }
+        add("lost at full sockets a second, thousands", beside.lost / 1e3);
+        add("victim's daemon, CPU seconds a second", beside.daemon);
         add("TCP, Gbit/s", beside.bits_per_second / 1e9);
         add("ping under TCP, p50 ms", millis(&beside.under_tcp, 50));
         add("ping under TCP, p99 ms", millis(&beside.under_tcp, 99));

@@ -9,7 +9,8 @@ use std::{
 use anyhow::{Result, anyhow, ensure};
 use encrypt::PublicKey;
 use netlab::{
-    Amount, Host, Implementation, PingReport, Side, TcpPlan, TcpTransfer, Tunnel, TunnelBuilder, ping_for,
+    Amount, Host, Implementation, PingReport, Side, TcpPlan, TcpTransfer, Tunnel, TunnelBuilder, clock,
+    ping_for,
 };
 
 use super::{
@@ -48,6 +49,10 @@ pub(super) struct Beside {
     pub(super) bits_per_second: f64,
     pub(super) under_tcp: PingReport,
     pub(super) alone: PingReport,
+    /// Datagrams per second that found a socket of the victim's full.
+    pub(super) lost: f64,
+    /// CPU seconds per second of the victim's daemon.
+    pub(super) daemon: f64,
     /// Messages per second that the flood sent.
     pub(super) flood: Option<f64>,
 }
@@ -86,13 +91,22 @@ impl Scene {
     pub(super) fn beside(&self, time: Duration) -> Result<Beside> {
         let (a, b) = (self.tunnel.host(Side::A), self.tunnel.host(Side::B));
         let address = Side::B.inner_v4();
+        let began = clock::now();
+        let before = (b.kernel_counters()?, self.daemon_cpu()?);
         let plan = TcpPlan { amount: Amount::For(time + WARM_UP * 2), streams: 1, verify: false };
         let transfer = TcpTransfer::start(a, b, address, plan)?;
         thread::sleep(WARM_UP);
         let under_tcp = ping_for(a, address, time, PING_INTERVAL)?;
         let bits_per_second = transfer.wait()?.bits_per_second();
+        let seconds = began.elapsed().as_secs_f64();
+        let lost = b.kernel_counters()?.since(&before.0).value("UdpRcvbufErrors") as f64 / seconds;
+        let daemon = (self.daemon_cpu()? - before.1).as_secs_f64() / seconds;
         let alone = ping_for(a, address, time.min(Duration::from_secs(3)), PING_INTERVAL)?;
-        Ok(Beside { bits_per_second, under_tcp, alone, flood: None })
+        Ok(Beside { bits_per_second, under_tcp, alone, lost, daemon, flood: None })
+    }
+
+    fn daemon_cpu(&self) -> Result<Duration> {
+        netlab::process_cpu(self.tunnel.daemon(Side::B).pid())
     }
 
     fn configure(&self, lines: &str) -> Result<()> {

@@ -18,6 +18,9 @@ use crate::{
     udp::Sender,
 };
 
+/// Sleeping is not worth it for less than this. Handshakes that wait for the next turn's budget are due in a microsecond.
+const AT_ONCE: Duration = Duration::from_micros(10);
+
 /// Knows every descriptor that the loop sleeps on, but for sockets.
 pub(super) fn poller(alarm: &Alarm, tun: &impl TunPort) -> io::Result<Poller> {
     let poller = Poller::new(alarm.as_fd())?;
@@ -35,6 +38,9 @@ impl<I: Identity, P: TunPort> DataPlane<I, P> {
             return Ok(()); // not any longer
         }
         let deadline = self.next_deadline();
+        if deadline.is_some_and(|deadline| deadline <= now + AT_ONCE) {
+            return self.look(now); // packets first: they may have come meanwhile
+        }
         let (takes_frames, wants_room) = (egress == Source::Drained, ingress == Source::Held);
         let wants_jobs = !self.works.is_empty();
         let arrivals = [

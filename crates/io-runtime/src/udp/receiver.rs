@@ -27,6 +27,8 @@ const GRO_TRAINS: usize = 2 * GRO_BUFFERS;
 const PLAIN_BUFFER: usize = 9_216;
 /// Buffers per call then: what quinn-udp takes at most.
 const PLAIN_BUFFERS: usize = quinn_udp::BATCH_SIZE;
+/// What a datagram costs beside its bytes, as bytes.
+const PER_DATAGRAM: usize = 512;
 /// What WireGuard adds to a packet, and some.
 const HEADROOM: usize = 128;
 
@@ -45,6 +47,7 @@ pub(crate) struct Receiver {
     /// In the order of their arrival.
     filled: VecDeque<Box<Received>>,
     meta: [RecvMeta; quinn_udp::BATCH_SIZE],
+    last_cost: usize,
     /// In use once recvmmsg(2) was refused.
     plain: Option<PlainCall>,
 }
@@ -57,7 +60,16 @@ impl Receiver {
             if gro { (GRO_TRAINS, 1, GRO_DATAGRAMS) } else { (1, buffers, 1) };
         let empty = (0..trains).map(|_| Box::new(Received::new(buffers_of_each, datagrams))).collect();
         let meta = [RecvMeta::default(); quinn_udp::BATCH_SIZE];
-        Self { gro, mtu, buffers, empty, filled: VecDeque::with_capacity(trains), meta, plain: None }
+        Self {
+            gro,
+            mtu,
+            buffers,
+            empty,
+            filled: VecDeque::with_capacity(trains),
+            meta,
+            last_cost: 0,
+            plain: None,
+        }
     }
 
     /// Follows the tunnel's MTU, once what was received is taken out.
@@ -96,6 +108,7 @@ impl Receiver {
         };
         let meta = &self.meta[..filled];
         count(meta, counters);
+        self.last_cost = meta.iter().map(cost).sum();
         for meta in meta.chunks(if self.gro { 1 } else { self.buffers }) {
             let Some(mut received) = self.empty.pop() else { break };
             received.fill(meta);
@@ -103,6 +116,11 @@ impl Receiver {
         }
         // A call that left room has seen the socket empty, and readiness is edge-triggered.
         Ok(filled < offered)
+    }
+
+    /// What the last call's datagrams cost, as bytes: theirs, and what each costs beside.
+    pub(crate) const fn last_cost(&self) -> usize {
+        self.last_cost
     }
 
     /// What was received first. To be given back.
@@ -115,9 +133,17 @@ impl Receiver {
     }
 }
 
+fn datagrams(meta: &RecvMeta) -> usize {
+    meta.len.div_ceil(meta.stride.max(1)).max(1)
+}
+
+fn cost(meta: &RecvMeta) -> usize {
+    meta.len + datagrams(meta) * PER_DATAGRAM
+}
+
 fn count(filled: &[RecvMeta], counters: &mut IoCounters) {
     for meta in filled {
-        let datagrams = meta.len.div_ceil(meta.stride.max(1)).max(1);
+        let datagrams = datagrams(meta);
         counters.recv_batches.record(datagrams);
         counters.traffic.udp_datagrams_received += datagrams as u64;
         counters.traffic.udp_bytes_received += meta.len as u64;

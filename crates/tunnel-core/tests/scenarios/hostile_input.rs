@@ -68,6 +68,7 @@ fn replayed_datagrams_are_dropped_and_counted<I: Identity>() {
     world.send(A, &ping(A, B, 1));
     world.settle();
     let wire: Vec<Datagram> = world.wire.drain(..).collect();
+    world.pause();
     for datagram in &wire {
         let node = if datagram.to.remote == world.nodes[A].address { A } else { B };
         assert_eq!(world.arrive(node, &datagram.bytes, datagram.arrival()), None);

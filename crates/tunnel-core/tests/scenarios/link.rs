@@ -75,6 +75,7 @@ fn recorded_initiations_stay_refused<I: Identity>() {
     let node = &mut world.nodes[B];
     node.sink.clear();
     node.tunnel.link_up(now, &mut node.sink);
+    world.pause();
     world.arrive(B, &recorded.bytes, from);
     assert_eq!(world.nodes[B].sink, []);
     assert_eq!(world.nodes[B].count("rx_replayed_handshake"), 1);

@@ -36,7 +36,13 @@ fn each_packet_arrives_at_most_once_and_most_arrive() {
         }
         let duplicates = world.nodes[B].count("rx_replay");
         assert!(duplicates > 0, "seed {seed}: the network doubled nothing");
-        let allowed = ["rx_replay", "rx_replayed_handshake", "rx_no_session", "tx_no_endpoint"];
+        let allowed = [
+            "rx_replay",
+            "rx_replayed_handshake",
+            "rx_handshake_too_soon",
+            "rx_no_session",
+            "tx_no_endpoint",
+        ];
         for node in [A, B] {
             for (reason, value) in world.nodes[node].drops() {
                 assert!(allowed.contains(&reason), "seed {seed}: {value} × {reason}");

@@ -12,6 +12,7 @@ mod bad_input;
 mod batches;
 mod ecn;
 mod expiry;
+mod flood;
 mod frames;
 mod handshake_and_data;
 mod hostile_input;

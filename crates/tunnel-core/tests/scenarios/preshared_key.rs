@@ -42,6 +42,7 @@ fn recorded<I: Identity>(world: &World<I>) -> Vec<Datagram> {
 fn assert_refused<I: Identity>(world: &mut World<I>, initiations: &[Datagram]) {
     let before = world.nodes[B].count("rx_replayed_handshake");
     for initiation in initiations {
+        world.pause();
         world.arrive(B, &initiation.bytes, Arrival::from(ELSEWHERE));
     }
     assert_eq!(kinds(&world.intercept(B)), [], "no answer");

@@ -15,7 +15,7 @@ on_every_backend! {
 
 /// B takes every handshake for a load.
 fn loaded_pair<I: Identity>() -> World<I> {
-    let b = TunnelConfig { handshakes_per_second: 0, ..TunnelConfig::default() };
+    let b = TunnelConfig { handshake_backlog: 0, ..TunnelConfig::default() };
     World::pair_of(TunnelConfig::default(), b)
 }
 

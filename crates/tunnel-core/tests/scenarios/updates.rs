@@ -149,6 +149,7 @@ fn replacing_peers_makes_one_that_stays_anew() {
     let peer = world.peer(A, B);
     assert_eq!(peer.endpoint, Some(world.nodes[B].address), "the second adds to it");
     assert_eq!(peer.persistent_keepalive, 7);
+    world.pause();
     world.send(A, &ping(A, B, 2));
     world.settle();
     assert_eq!(world.nodes[B].delivered.last(), Some(&ping(A, B, 2)), "a new session");

@@ -202,14 +202,30 @@ impl<I: Identity> World<I> {
         sent.into_iter().map(|(to, bytes)| Datagram { from, to, bytes }).collect()
     }
 
-    /// Exchanges datagrams until the network is silent, without waiting for timers.
+    /// Exchanges datagrams until the network is silent and no handshake waits for its turn, without waiting for timers.
     pub(crate) fn settle(&mut self) {
         self.transmit();
-        while let Some(at) = self.network.next_arrival() {
+        while let Some(at) = self.network.next_arrival().or_else(|| self.next_turn()) {
             self.now = self.now.max(at);
             self.deliver();
+            for node in &mut self.nodes {
+                if node.tunnel.poll_timeout() == Some(self.now) {
+                    node.tunnel.handle_timeout(self.now, &mut node.sink);
+                }
+            }
             self.transmit();
         }
+    }
+
+    /// When a node goes on that has spent its budget at this time.
+    fn next_turn(&self) -> Option<Instant> {
+        let next = self.now + Duration::from_micros(1);
+        self.nodes.iter().any(|node| node.tunnel.poll_timeout() == Some(next)).then_some(next)
+    }
+
+    /// Time passes in which nothing happens: enough for another handshake with the same peer.
+    pub(crate) fn pause(&mut self) {
+        self.now += Duration::from_millis(20);
     }
 
     /// Runs network and timers for `duration`.
