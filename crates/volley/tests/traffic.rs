@@ -275,6 +275,38 @@ fn handshakes_and_bytes_are_counted() {
 }
 
 #[test]
+fn bytes_are_counted_to_the_last() {
+    lab(TOOLS, |lab| {
+        let _tunnel = Tunnel::new(lab);
+        let counters = |interface: &str| -> Vec<u64> {
+            let line = lab.run(&format!("wg show {interface} transfer | cut -f2,3"));
+            line.split_whitespace().map(|bytes| bytes.parse().expect("bytes")).collect()
+        };
+        let before = ["wg0", "wg1"].map(counters);
+        lab.run("ping -c 10 -i 0.01 -W 2 -s 1000 10.5.0.2");
+        // 20 + 8 + 1,000 bytes, padded to a multiple of 16, and 32 for the message; and as much comes back.
+        let expected = 10 * (1040 + 32);
+        for (interface, before) in ["wg0", "wg1"].iter().zip(before) {
+            let more: Vec<_> =
+                counters(interface).iter().zip(before).map(|(after, before)| after - before).collect();
+            assert_eq!(more, [expected, expected], "{interface}");
+        }
+    });
+}
+
+#[test]
+fn packets_of_65_000_bytes_cross() {
+    lab(TOOLS, |lab| {
+        let _tunnel = Tunnel::new(lab);
+        lab.run("ip link set wg0 mtu 65000; ip -n far link set wg1 mtu 65000");
+        eventually("a packet as long as the interface takes is answered", || {
+            lab.sh("ping -c 1 -W 1 -M do -s 64972 10.5.0.2").status.success()
+        });
+        lab.run("ping -c 3 -i 0.05 -W 5 -M do -s 64972 10.5.0.2; ping -c 3 -i 0.05 -W 5 -s 64000 fd05::2");
+    });
+}
+
+#[test]
 fn everything_goes_through_a_default_route_and_the_tunnels_own_datagrams_do_not() {
     lab(&["wg", "ip", "ping", "nsenter", "wg-quick", "nft"], |lab| {
         lab.run(
