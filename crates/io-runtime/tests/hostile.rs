@@ -4,8 +4,8 @@ mod common;
 
 use std::net::{Ipv4Addr, UdpSocket};
 
-use common::{Pair, run};
-use io_runtime::{Arrangement, RuntimeConfig};
+use common::{Pair, SETUPS, config, run};
+use io_runtime::RuntimeConfig;
 use tun_device::Offloads;
 
 const ROUNDS: usize = 400;
@@ -29,9 +29,9 @@ impl Garbage {
 
 fn configs() -> Vec<RuntimeConfig> {
     let mut configs = Vec::new();
-    for arrangement in [Arrangement::Inline, Arrangement::TunThreads] {
+    for setup in SETUPS {
         for udp_gro in [true, false] {
-            configs.push(RuntimeConfig { arrangement, udp_gro, ..RuntimeConfig::default() });
+            configs.push(RuntimeConfig { udp_gro, ..config(setup) });
         }
     }
     configs

@@ -107,6 +107,12 @@ fn at_20_ms_a_stream_sees_no_reordering_and_fills_the_window_with_tun_threads() 
 }
 
 #[test]
+fn at_20_ms_a_stream_sees_no_reordering_and_fills_the_window_with_helpers() {
+    netlab::require!(Need::Namespaces);
+    tcp_sees_no_reordering_and_fills_the_window(&["--backend=native", "--crew=3"]);
+}
+
+#[test]
 fn at_20_ms_streams_both_ways_see_no_reordering_among_each_others_acknowledgements() {
     netlab::require!(Need::Namespaces);
     let tunnel = distant_tunnel(&[], WIRE);

@@ -20,9 +20,11 @@ fn carries_traffic_both_ways_over_both_families() {
 fn carries_traffic_with_any_fast_path_off() {
     netlab::require!(Need::Namespaces);
     let everything = lab::volley(&[]);
-    let switches: [&[&str]; 10] = [
+    let switches: [&[&str]; 12] = [
         &["--backend=native"],
         &["--backend=native", "--arrangement=tun-threads", "--no-udp-gro"],
+        &["--backend=native", "--crew=1"],
+        &["--backend=native", "--crew=3", "--arrangement=tun-threads"],
         &["--no-udp-gso"],
         &["--no-udp-gro"],
         &["--no-tun-offload"],

@@ -46,7 +46,7 @@ const PATIENCE: Duration = Duration::from_micros(20);
 /// What a helper may do.
 enum Task {
     Finish(Batch),
-    Open(Box<Received>),
+    Open(Received),
 }
 
 impl Job for Task {
@@ -72,7 +72,7 @@ fn fail_for_a_test(batch: &Batch) {
 pub(super) struct Works {
     crew: Crew<Task>,
     /// What was received and is opened, in order of arrival.
-    opened: VecDeque<Box<Received>>,
+    opened: VecDeque<Received>,
 }
 
 /// What sending needs.
@@ -199,7 +199,7 @@ impl Works {
 
     /// What was received first, opened.
     pub(super) fn opened(&mut self) -> Option<&mut Received> {
-        self.opened.front_mut().map(|received| &mut **received)
+        self.opened.front_mut()
     }
 
     /// It is used up.

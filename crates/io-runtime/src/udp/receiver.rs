@@ -43,9 +43,9 @@ pub(crate) struct Receiver {
     /// Buffers that one call fills at most.
     buffers: usize,
     /// Last in, first out: what was used last is still in the processor's cache.
-    empty: Vec<Box<Received>>,
+    empty: Vec<Received>,
     /// In the order of their arrival.
-    filled: VecDeque<Box<Received>>,
+    filled: VecDeque<Received>,
     meta: [RecvMeta; quinn_udp::BATCH_SIZE],
     last_cost: usize,
     /// In use once recvmmsg(2) was refused.
@@ -58,7 +58,7 @@ impl Receiver {
         let buffers = if gro { GRO_BUFFERS } else { PLAIN_BUFFERS }.min(max_buffers.max(1));
         let (trains, buffers_of_each, datagrams) =
             if gro { (GRO_TRAINS, 1, GRO_DATAGRAMS) } else { (1, buffers, 1) };
-        let empty = (0..trains).map(|_| Box::new(Received::new(buffers_of_each, datagrams))).collect();
+        let empty = (0..trains).map(|_| Received::new(buffers_of_each, datagrams)).collect();
         let meta = [RecvMeta::default(); quinn_udp::BATCH_SIZE];
         Self {
             gro,
@@ -124,11 +124,11 @@ impl Receiver {
     }
 
     /// What was received first. To be given back.
-    pub(crate) fn next(&mut self) -> Option<Box<Received>> {
+    pub(crate) fn next(&mut self) -> Option<Received> {
         self.filled.pop_front()
     }
 
-    pub(crate) fn give_back(&mut self, received: Box<Received>) {
+    pub(crate) fn give_back(&mut self, received: Received) {
         self.empty.push(received);
     }
 }
