@@ -23,19 +23,21 @@ use crate::{
     peers::{Known, Peer, known_peers},
 };
 
-/// Measures what one end of a tunnel carries and costs, sending and receiving, while the other end costs next to nothing.
-///
-/// Sending: full packets are put into the tunnel's interface, 45 a call, and the peer's host drops what is longer than a
-/// handshake. Receiving: a load program shakes hands, seals everything beforehand and sends trains; behind the tunnel the
-/// kernel drops. A ladder of rates finds what is carried with less than 1 % lost, and the daemon's CPU time is read
-/// there and at half of it. Daemons take turns, round by round. Needs root, or user namespaces, and nft.
+/// Measures each daemon's sending and receiving by a ladder of rates.
 #[derive(Args, Debug)]
-#[command(after_help = "Examples:
+#[command(
+    after_help = "How: to let a daemon send, full packets are put into its interface, 45 a call, and its peers' host drops \
+what is longer than a handshake. To let it receive, a load program shakes hands, seals everything beforehand and sends trains; \
+behind the tunnel the kernel drops. A ladder of rates finds what is carried with less than 1 % lost; the daemon's CPU time is \
+read there and at half of it. Needs root, or user namespaces, and nft. docs/measuring.md says more.
+
+Examples:
   cargo xtask one-end --alone --variant 'native=--backend native' --variant 'boringtun=--backend boringtun'
   cargo xtask one-end --alone --variant 'crew=VOLLEY_CREW=1' --variant 'no crew=VOLLEY_CREW=0' --cores 2
   cargo xtask one-end --peer mine='/path/to/daemon -f {iface}' --cases send-tcp,receive-tcp
   cargo xtask one-end --alone --free-cipher --cores 1     # what everything but the cipher costs
-  cargo xtask one-end --cases peers                       # 1, 100 and 1,000 peers in turn")]
+  cargo xtask one-end --cases peers                       # 1, 100 and 1,000 peers in turn"
+)]
 pub(crate) struct OneEnd {
     /// Rounds, the daemons taking turns in each; figures are medians.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]

@@ -35,7 +35,7 @@ impl Settings {
         /// Rungs of the first round's ladders, second chances and the half load included, and of later ones'.
         const RUNGS: (u32, u32) = (14, 8);
         /// What comes on top of each rung: sealing, and waiting for the last packet.
-        const BESIDE: Duration = Duration::from_millis(250);
+        const BESIDE: Duration = Duration::from_millis(350);
         /// Starting a daemon, and a handshake.
         const START: (Duration, Duration) = (Duration::from_millis(700), Duration::from_millis(3));
         let ends = ends(rows).keys().map(|&(_, peers)| START.0 + START.1 * peers as u32).sum::<Duration>();
