@@ -14,6 +14,10 @@ pub(super) fn check(files: &[File]) -> Vec<Finding> {
     };
     let mut findings = Vec::new();
     for (number, line) in promises(&page.text) {
+        let above = number.checked_sub(2).and_then(|above| page.text.lines().nth(above));
+        if !above.is_some_and(|above| above.starts_with('|')) {
+            findings.push(page.finding(number, "a line outside of its table"));
+        }
         let mut tests = named_tests(line).peekable();
         if tests.peek().is_none() {
             findings.push(page.finding(number, "a promise without a test"));
@@ -118,10 +122,13 @@ fn helper() {}
             ("| a | `x/tests/a.rs::mark` |", "has no test mark"),
             ("| a | `x/tests/b.rs::marked` |", "there is no crates/x/tests/b.rs"),
             ("| a | none, but `std::fmt` |", "a promise without a test"),
+            ("\n| a | `x/tests/a.rs::marked` |", "a line outside of its table"),
         ] {
             let found = findings(row);
             assert_eq!(found.len(), 1, "{row}: {found:?}");
-            assert!(found[0].starts_with("docs/protocol.md:5: ") && found[0].ends_with(what), "{found:?}");
+            let line = 5 + row.matches('\n').count();
+            assert!(found[0].starts_with(&format!("docs/protocol.md:{line}: ")), "{found:?}");
+            assert!(found[0].ends_with(what), "{found:?}");
         }
     }
 

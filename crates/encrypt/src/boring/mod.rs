@@ -23,7 +23,7 @@
 //!
 //! What it cannot mend: a pre-shared key that changes after the wall clock was set back makes our initiations look old
 //! to the peer until the clock has caught up (boringtun cannot be told a time);
-//! boringtun accepts an initiation with no minimum interval since the last one, does
+//! boringtun accepts an initiation with no minimum interval since the last one (whoever drives the session asks before), does
 //! not zeroize the pre-shared key in its own copy (a changed one stays there as long as its state does),
 //! and logs normal life (`HANDSHAKE(REKEY_TIMEOUT)`,
 //! `CONNECTION_EXPIRED`) as warnings and errors: filter the log target `boringtun`.
