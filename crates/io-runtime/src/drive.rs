@@ -157,6 +157,8 @@ impl<I: Identity, P: TunPort> DataPlane<I, P> {
             }
 
             if self.alarm.take_asked() && self.serve(now) == Err(Stopped) {
+                let (works, mut out) = self.out(now);
+                works.flush_and_wait(true, &mut out); // what was sealed before
                 return Ok(());
             }
             if !is_busy {
