@@ -12,6 +12,9 @@ use crate::Arrival;
 /// This part of those that wait may be there for their address alone, which anybody can forge who knows it.
 const KNOWN_PART: usize = 4;
 
+/// One of so many strangers' messages is looked at while the backlog is full.
+const LOOKED_AT: usize = 4;
+
 /// For each message that is proven, so many that are not have their turn: a cookie costs a tenth of what a proven message
 /// does, and without one nobody becomes proven.
 const UNPROVEN_PER_PROVEN: u32 = 4;
@@ -94,6 +97,13 @@ impl Backlog {
 
     pub(crate) fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Whether a message of an unknown sender is not worth a look, for it is one of a flood that fills the backlog many times. One of
+    /// four is, whichever: what is let go so costs neither a hash nor a copy, and those that wait have the better chance.
+    pub(crate) fn lets_go(&mut self) -> bool {
+        let is_full = !self.is_empty() && self.len() >= self.capacity;
+        is_full && self.dice.below(LOOKED_AT) != 0
     }
 
     /// Adds a message. Gives the one that finds no room: another one, or this.

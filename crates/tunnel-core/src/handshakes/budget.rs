@@ -20,8 +20,7 @@ const CHECKS: u32 = 32;
 /// A turn is another value of `now`, if only by this: for those whose clock stands still until the next deadline.
 const NEXT_TURN: Duration = Duration::from_micros(1);
 
-/// What receiving a handshake message and one hash over it cost, as bytes of packets. A flood takes from the handshakes' share
-/// of the time, not from the packets'.
+/// What receiving a handshake message and one hash over it cost, as bytes of packets.
 const PER_MESSAGE: u64 = 2048;
 
 /// Bytes of packets, sealed or opened and moved, that cost one unit.
@@ -34,7 +33,7 @@ pub(crate) struct Cost(u32);
 
 impl Cost {
     /// A cookie reply: three hashes, one short encryption, and a datagram to a destination of its own.
-    pub(crate) const COOKIE_REPLY: Self = Self(6);
+    pub(crate) const COOKIE_REPLY: Self = Self(9);
     /// Reading whose initiation it claims to be: one Diffie–Hellman.
     pub(crate) const CLAIM: Self = Self(50);
     /// The rest of an initiation, and the response to it: three to four.
@@ -155,7 +154,7 @@ mod tests {
         let now = turns.next().unwrap();
         assert_eq!(budget.left(), 0, "no turn has begun");
         assert!(budget.is_left(now));
-        assert_eq!(exhaust(&mut budget, Cost::COOKIE_REPLY), 50);
+        assert_eq!(exhaust(&mut budget, Cost::COOKIE_REPLY), 34);
         assert!(!budget.is_left(now), "asking again begins no other turn");
         assert!(budget.is_left(turns.next().unwrap()));
     }
@@ -178,7 +177,7 @@ mod tests {
     fn what_is_not_spent_is_not_saved() {
         let (mut budget, turns) = (Budget::default(), turns());
         turns.take(1000).for_each(|now| budget.at(now));
-        assert_eq!(exhaust(&mut budget, Cost::COOKIE_REPLY), 50);
+        assert_eq!(exhaust(&mut budget, Cost::COOKIE_REPLY), 34);
     }
 
     #[test]

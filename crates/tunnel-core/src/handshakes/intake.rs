@@ -63,6 +63,10 @@ impl<I: Identity> Tunnel<I> {
         let Some(identity) = &self.identity else { return Ok(()) };
         self.shared.budget.at(now);
         self.shared.budget.came();
+        if self.is_a_strangers(message, datagram, from) && self.handshakes.backlog.lets_go() {
+            self.shared.counters.drops.rx_handshake_backlog_full += 1;
+            return Ok(());
+        }
         identity.verify_mac1(datagram)?;
         let standing = self.standing(message, datagram, from, now)?;
         let message = Waiting::new(datagram, from, standing).ok_or(Reject::Malformed)?;
@@ -73,6 +77,12 @@ impl<I: Identity> Tunnel<I> {
         let gone = self.handshakes.backlog.push(message);
         self.shared.counters.drops.rx_handshake_backlog_full += u64::from(gone.is_some());
         Ok(())
+    }
+
+    /// An initiation that does not even claim to be from somebody we know.
+    fn is_a_strangers(&self, message: Message, datagram: &[u8], from: Arrival) -> bool {
+        let is_initiation = matches!(message, Message::Initiation { .. });
+        is_initiation && !has_mac2(datagram) && !self.shared.endpoints.are_at(from.remote.ip())
     }
 
     /// What is known of a sender without computing for it.
@@ -92,9 +102,8 @@ impl<I: Identity> Tunnel<I> {
                 return Ok(Standing::Proven);
             }
         }
-        let has_mac2 = datagram.last_chunk::<MAC_LEN>().is_some_and(|mac2| *mac2 != [0; MAC_LEN]);
         let is_heavy = self.handshakes.load.is_heavy(self.handshakes.backlog.len(), now);
-        if has_mac2 && is_heavy && self.shared.budget.take_check() {
+        if has_mac2(datagram) && is_heavy && self.shared.budget.take_check() {
             let Some(identity) = &mut self.identity else { return Ok(Standing::Unknown) };
             if identity.check_cookie(datagram, from.remote, now)?.is_none() {
                 return Ok(Standing::Proven);
@@ -220,4 +229,9 @@ impl<I: Identity> Tunnel<I> {
     fn addressee(&self, receiver: u32) -> Result<PeerIndex, Reject> {
         self.identity.as_ref().and_then(|identity| identity.peer_of(receiver)).ok_or(Reject::NoSession)
     }
+}
+
+/// Whether a message says that it has a cookie.
+fn has_mac2(message: &[u8]) -> bool {
+    message.last_chunk::<MAC_LEN>().is_some_and(|mac2| *mac2 != [0; MAC_LEN])
 }
