@@ -65,6 +65,7 @@ fn a_batch_of_several_peers_and_a_handshake_is_sealed_right<I: Identity>() {
         world.nodes[node].delivered.clear();
     }
     world.nodes[A].tunnel.forget_sources(|_, _| true);
+    world.pause(); // another turn, with a budget of its own
 
     let mut queue = GsoQueue::new(QueueConfig::DEFAULT);
     let plan = [(B, 1), (B, 2), (C, 3), (99, 4), (B, 5), (C, 6), (C, 7)];

@@ -283,6 +283,22 @@ fn a_peer_at_its_address_has_its_turn_beside_a_flood() {
     assert_eq!(answered, 100, "ten flooders for each that had its turn went without");
 }
 
+#[test]
+fn a_proven_peer_at_its_address_is_answered_at_once_whoever_waits() {
+    let mut world: World<Simulated> = server(1);
+    let mut peer = PeerUpdate::new(key(0).public_key());
+    peer.endpoint = Some(everywhere(1 << 24));
+    world.try_update(B, TunnelUpdate { peers: vec![peer], ..TunnelUpdate::default() }).unwrap();
+    let message = strangers(&world);
+    world.flood(&message, 5000);
+    let client = Client::new(0, everywhere(1 << 24), &world.nodes[B]);
+    let proven = with_cookies(&mut world, vec![client]);
+    world.flood(&message, 10_000);
+    world.turn();
+    world.arrive(B, &proven[0].1, Arrival::from(proven[0].0));
+    assert_eq!(world.nodes[B].count("responses_sent"), 1);
+}
+
 fn a_response_to_our_initiation_needs_no_cookie_under_load<I: Identity>() {
     let mut world: World<I> = World::connected();
     let message = strangers(&world);
