@@ -16,8 +16,11 @@ const ROUNDS: usize = 4_000;
 /// What sealing and opening a train take.
 type Times = [Duration; 2];
 
+/// Its name, and a round of it.
+type Contender = (&'static str, Box<dyn FnMut() -> Times>);
+
 fn main() {
-    let mut contenders: [(&str, Box<dyn FnMut() -> Times>); 3] = [
+    let mut contenders: [Contender; 3] = [
         ("bare ring", Box::new(bare())),
         ("native", Box::new(tunnel::<NativeIdentity>())),
         ("boringtun", Box::new(tunnel::<BoringIdentity>())),

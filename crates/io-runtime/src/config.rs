@@ -35,11 +35,12 @@ impl Default for Crew {
 }
 
 /// Whose handshakes and keys a tunnel uses. All of them speak the same protocol with any peer. See docs/backend.md.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Backend {
     /// `encrypt::boring`, if this crate is built with the feature `boringtun`.
     Boringtun,
     /// [`encrypt::native`].
+    #[default]
     Native,
 }
 
@@ -50,13 +51,6 @@ impl Backend {
             Self::Boringtun => cfg!(feature = "boringtun"),
             Self::Native => true,
         }
-    }
-}
-
-/// boringtun's, if it is built.
-impl Default for Backend {
-    fn default() -> Self {
-        if Self::Boringtun.is_built() { Self::Boringtun } else { Self::Native }
     }
 }
 
