@@ -38,6 +38,7 @@ const WHATEVER_THE_BACKEND: &[(&str, &str)] = &[
     ("interop_boringtun", NAMED),
     ("interop_gotatun", NAMED),
     ("interop_wireguard_go", NAMED),
+    ("secrets_in_memory", "about the native backend: what boringtun keeps in memory is its own"),
     ("up_killed", "counts the calls of `volley up`, which is another process than the backend's"),
 ];
 
